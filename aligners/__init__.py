@@ -1,0 +1,6 @@
+"""The aligners and their names: the sign on the door of this folder."""
+
+if __name__ != "mmlm.aligners":
+    raise ImportError("this folder is the package mmlm.aligners; import it by that name")
+
+PARTS: dict[str, str] = {}

@@ -1,0 +1,51 @@
+"""How long a plan takes and how much memory it needs: `python benchmarks/plan.py [CONFIG] [--times 3]`.
+
+Runs `mmlm plan CONFIG` as a process of its own, so that starting Python and importing count, and prints one row: the
+median of the wall times, the median of the peaks of resident memory, and what is hoped for.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "systems" / "llava-1.5-13b.yaml"
+SECONDS, GIBIBYTES = 10.0, 2.0
+
+
+def measure(config: Path) -> tuple[float, float]:
+    """Seconds and peak GiB of one run of `mmlm plan`."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmlm", "plan", str(config)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    if status:
+        raise SystemExit(f"`mmlm plan {config}` failed with status {os.waitstatus_to_exitcode(status)}")
+    return seconds, used.ru_maxrss / 2**20  # Linux counts KiB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, nargs="?", default=CONFIG)
+    parser.add_argument("--times", type=int, default=3)
+    args = parser.parse_args()
+    runs = [measure(args.config) for _ in range(args.times)]
+    seconds, peak = (statistics.median(x) for x in zip(*runs, strict=True))
+    met = "yes" if seconds < SECONDS and peak < GIBIBYTES else "no"
+    print(
+        f"{'config':24}  {'runs':>4}  {'wall s':>7}  {'peak GiB':>8}  target (< {SECONDS:g} s, < {GIBIBYTES:g} GiB) met"
+    )
+    print(f"{args.config.stem:24}  {args.times:4}  {seconds:7.2f}  {peak:8.2f}  {met}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What the command line understands: the commands with their arguments, as argparse reads them."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmlm import __version__
+
+Add = Callable[..., Any]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of one command, whose name is in `command` ("data check"). Exits with 2 where they make no sense.
+
+    Overrides may stand behind options too, where argparse by itself does not look for them.
+    """
+    arguments, rest = _parser().parse_known_args(argv)
+    stray = [r for r in rest if r.startswith("-") or not ("=" in r or r.startswith("~"))]
+    if rest and (stray or not hasattr(arguments, "overrides")):
+        arguments.parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("mmlm", description="Large multimodal models from configs.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    add = _adder(commands, "list", "name what there is: systems, encoders, aligners, backbones, grafts, ...")
+    add("kind", nargs="?", metavar="KIND", help="only this kind")
+
+    _config(_adder(commands, "plan", "parts, parameters, tokens, memory and FLOPs of a config; no download"))
+
+    add = _adder(commands, "train", "train the stages of a config; goes on where RUN was interrupted", table=False)
+    _config(add)
+    add("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    add("--stage", metavar="NAME", help="only this stage")
+
+    _evaluation(_adder(commands, "eval", "put the questions of a task to a run and score its answers"))
+    _talking(commands)
+
+    add = _adder(commands, "inspect", "what a run, a checkpoint or a weights folder holds")
+    add("run_folder", type=Path, metavar="RUN")
+
+    _data(
+        commands.add_parser(
+            "data", help="look at data before training; make the demonstration sets", allow_abbrev=False
+        )
+    )
+
+    add = _adder(commands, "check-part", "hold a part of your own against its contract")
+    add("target", metavar="module:Class")
+    add("--kind", help="encoders, aligners, ...; found out where it is not given")
+
+    add = _adder(commands, "quickstart", "from nothing to a small trained model, in one command")
+    add("--config", default="llava", choices=("llava", "blip2", "flamingo"), help="which system (default: %(default)s)")
+    add("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="where to (default: %(default)s)")
+    add(
+        "--weights",
+        default="package",
+        choices=("package", "hub"),
+        help="where weights come from (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
+
+    _configs(
+        commands.add_parser(
+            "config", help="the config's schema, a resolved config, a part's options", allow_abbrev=False
+        )
+    )
+    return parser
+
+
+def _adder(commands: Any, command: str, about: str, table: bool = True) -> Add:
+    """Open a command; gives its `add_argument`. A command that prints a table can print JSON too."""
+    name = command.rpartition(" ")[2]
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    parser.set_defaults(command=command, parser=parser)
+    if table:
+        parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    add: Add = parser.add_argument
+    return add
+
+
+def _config(add: Add) -> None:
+    add("config", metavar="CONFIG", help="a YAML file, or the name of a shipped system")
+    add("overrides", nargs="*", metavar="key=value", help="key.path=value sets, ~key.path deletes")
+
+
+def _evaluation(add: Add) -> None:
+    add("run_folder", type=Path, metavar="RUN")
+    add("--task", required=True, help="name of the task (`mmlm list tasks`)")
+    add("--data", type=Path, required=True, metavar="PATH", help="the questions")
+    add("--out", type=Path, metavar="FOLDER", help="where results go (default: in RUN)")
+    add("--limit", type=_positive, metavar="N", help="ask only N questions")
+    add("--batch", type=_positive, default=8, metavar="N", help="questions at a time (default: %(default)s)")
+    add("--images", type=Path, metavar="DIR", help="folder that picture paths are relative to")
+    add(
+        "--control",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask the same questions over exchanged pictures too (default: yes)",
+    )
+    add("--set", type=_pair, nargs="+", action="extend", default=[], metavar="key=value", help="options of the task")
+    add("--rescore", action="store_true", help="score the answers of an earlier evaluation again, without a model")
+
+
+def _talking(commands: Any) -> None:
+    reply = _adder(commands, "reply", "one reply of a run", table=False)
+    chat = _adder(commands, "chat", "talk to a run in the terminal", table=False)
+    reply("run_folder", type=Path, metavar="RUN")
+    reply("--text", required=True, help="what is said to it")
+    for modality in ("image", "audio", "video"):
+        reply(
+            f"--{modality}",
+            dest="items",
+            action="append",
+            default=[],
+            type=lambda path, modality=modality: (modality, Path(path)),
+            metavar="PATH",
+            help=f"a file with {'an' if modality[0] in 'ia' else 'a'} {modality}; may be given several times, in order",
+        )
+    chat("run_folder", type=Path, metavar="RUN")
+    for add in (reply, chat):
+        add("--limit", type=_positive, default=256, metavar="N", help="longest reply in tokens (default: %(default)s)")
+        add("--temperature", type=float, default=0.0, metavar="F", help="0 takes the likeliest token (default)")
+        add("--top-p", type=float, default=1.0, metavar="F", help="draw from the likeliest share F (default: all)")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _config(_adder(commands, "data check", "read all data of a config and list every fault"))
+    add = _adder(commands, "data stamps", "make the set of stamps: pictures, sounds, captions, questions")
+    add("folder", type=Path, metavar="DIR")
+    add("--source", type=Path, metavar="P", help="the package or folder with the stamps; fetched where it is not given")
+    add = _adder(commands, "data scenes", "draw the set of scenes: shapes, captions, questions")
+    add("folder", type=Path, metavar="DIR")
+    add("--count", type=_positive, default=600, metavar="N", help="how many scenes (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="which scenes (default: %(default)s)")
+
+
+def _configs(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _adder(commands, "config schema", "the JSON schema of a config, for editors", table=False)
+    _config(_adder(commands, "config show", "the config as it is after base, overrides and defaults"))
+    add = _adder(commands, "config options", "what a config may say of one part")
+    add("kind", metavar="KIND", help="encoders, aligners, backbones, grafts, readers, ...")
+    add("name", metavar="NAME", help="name of the part, or module:Class")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
+    return key, value

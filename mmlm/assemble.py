@@ -1,0 +1,179 @@
+"""The only place where parts meet: a config becomes a model, a processor and a vocabulary."""
+
+import hashlib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmlm.backbones.backbone import Backbone
+from mmlm.config import PartConfig, StreamConfig, SystemConfig, load
+from mmlm.errors import InputError
+from mmlm.interfaces import Encoder, InputAligner
+from mmlm.model import MultimodalModel, Stream
+from mmlm.processor import Processor, StreamPlan
+from mmlm.registry import component
+from mmlm.vocabulary import Vocabulary
+from mmlm.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A system ready to learn or to reply. `borrowed` names the parts whose values come from `weights`, not from the run.
+    `fingerprint` says which run and checkpoint it is, for the records of an evaluation."""
+
+    config: SystemConfig
+    model: MultimodalModel
+    processor: Processor
+    vocabulary: Vocabulary
+    borrowed: Mapping[str, str]
+    fingerprint: str = ""
+
+
+class _Builder:
+    """Builds parts by name: hands each constructor what it asks for, and the config's options."""
+
+    def __init__(self, config: SystemConfig, load: bool, held: Collection[str]) -> None:
+        self.config, self.load, self.held, self.tiny = config, load, held, config.scale == "tiny"
+        self.borrowed: dict[str, str] = {}
+
+    def weights(self, part_id: str, name: str | None) -> Weights | None:
+        return Weights(name, load=self.load and part_id not in self.held, tiny=self.tiny) if name else None
+
+    def part(self, kind: str, part_id: str, part: PartConfig, **known: Any) -> Any:
+        """One part, its random values drawn from a seed of its own, so that no part shifts another's."""
+        cls = component(kind, part.type)
+        asked = inspect.signature(cls.__init__).parameters
+        known["weights"] = self.weights(part_id, part.weights)
+        if part.encoder is not None:
+            known["encoder"] = self.part("encoders", part_id, part.encoder)
+        if "weights" in asked and known["weights"] is None and asked["weights"].default is inspect.Parameter.empty:
+            raise InputError(f"{part_id}: {part.type!r} needs `weights` (a hub name, a folder, or package:NAME)")
+        options = {**part.options, **(cls.tiny if self.tiny else {})}
+        with self.seeded(part_id):
+            built = cls(**{k: v for k, v in known.items() if k in asked}, **options)
+        if part.weights and not self.tiny:
+            self.borrowed[part_id] = part.weights
+        return built
+
+    @contextmanager
+    def seeded(self, part_id: str) -> Iterator[None]:
+        seed = hashlib.sha256(f"{self.config.seed}:{part_id}".encode()).digest()[:8]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(seed, "big") % 2**63)
+            yield
+
+    def stream(self, name: str, config: StreamConfig, width: int, encoders: dict[str, Encoder]) -> Stream:
+        shared = isinstance(config.encoder, str)
+        if isinstance(config.encoder, str):
+            encoder = encoders[config.encoder]
+        else:
+            encoder = encoders[name] = self.part("encoders", f"inputs.{name}.encoder", config.encoder)
+            if config.encoder.encoder is not None and config.encoder.encoder.weights and not self.tiny:
+                self.borrowed[f"inputs.{name}.encoder"] = config.encoder.encoder.weights
+        if config.into == "memory":
+            width = encoder.shape.channels
+            if not config.marker:
+                raise InputError(
+                    f"inputs.{name}: a stream that feeds memory needs `marker`, the text that stands where an item is"
+                )
+        aligner: InputAligner = self.part(
+            "aligners", f"inputs.{name}.aligner", config.aligner, shape=encoder.shape, width=width
+        )
+        # An aligner that starts from a checkpoint is trained further, and partly new: its values belong to the run.
+        self.borrowed.pop(f"inputs.{name}.aligner", None)
+        return Stream(encoder, aligner, config.into, shared)
+
+
+def assemble(
+    config: SystemConfig,
+    *,
+    load: bool = True,
+    device: torch.device | str = "cpu",
+    vocabulary: Vocabulary | None = None,
+    held: Collection[str] = (),
+) -> Assembly:
+    """Build a system. With `load` False parts get their shape only; `held` names single parts for which that is enough,
+    because a run's checkpoint holds their values. On the meta device nothing is allocated and no tokenizer is needed."""
+    meta = torch.device(device).type == "meta"
+    builder = _Builder(config, load and not meta, held)
+    if vocabulary is None and not meta:
+        vocabulary = _vocabulary(config)
+    with torch.device("meta" if meta else "cpu"):
+        backbone: Backbone = builder.part(
+            "backbones", "backbone", config.backbone, vocabulary=vocabulary.size if vocabulary else None
+        )
+        encoders: dict[str, Encoder] = {}
+        own_first = sorted(config.inputs.items(), key=lambda pair: isinstance(pair[1].encoder, str))
+        streams = {n: builder.stream(n, s, backbone.width, encoders) for n, s in own_first}
+        streams = {n: streams[n] for n in config.inputs}
+        memory = {s.aligner.width for n, s in streams.items() if s.into == "memory"}
+        if len(memory) > 1:
+            raise InputError(f"streams that feed memory must agree on its width; they give {sorted(memory)}")
+        for name, graft in config.backbone.grafts.items():
+            built = builder.part(
+                "grafts", f"backbone.grafts.{name}", graft, backbone=backbone, memory_width=next(iter(memory), 0)
+            )
+            with builder.seeded(f"backbone.grafts.{name}.attach"):
+                backbone.add_graft(name, built)
+    model = MultimodalModel(streams, backbone).eval()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    if not meta:
+        model.to(device)
+    plans = {n: _plan(config.inputs[n], s) for n, s in streams.items()}
+    processor = Processor(vocabulary, plans, config.length)  # type: ignore[arg-type]  # a plan never processes
+    return Assembly(config, model, processor, vocabulary, builder.borrowed)  # type: ignore[arg-type]
+
+
+def _vocabulary(config: SystemConfig) -> Vocabulary:
+    about = {"template": config.template, "system": config.system, "add_tokens": config.backbone.add_tokens}
+    if config.scale == "tiny":
+        return Vocabulary.tiny(**about)
+    if config.backbone.weights is None:
+        raise InputError("backbone: `weights` is missing (a hub name, a folder, or package:NAME)")
+    return Vocabulary.load(Weights(config.backbone.weights).folder(), **about)
+
+
+def _plan(config: StreamConfig, stream: Stream) -> StreamPlan:
+    """What the processor needs of a stream, free of weights."""
+    return StreamPlan(
+        modality=config.modality or stream.eyes.modality,
+        transform=stream.eyes.transform,
+        tokens=_Tokens(type(stream.aligner).tokens, stream.aligner),
+        into=config.into,
+        before=config.before,
+        after=config.after,
+        marker=config.marker,
+        tokenize=stream.aligner.tokenize,
+    )
+
+
+class _Tokens:
+    """How many tokens an item of n units gives: asked of the aligner once per n, and remembered, so that it pickles."""
+
+    def __init__(self, ask: Any, aligner: InputAligner) -> None:
+        self.known = {n: int(ask(aligner, n)) for n in range(1, 129)}
+
+    def __call__(self, units: int) -> int:
+        if units not in self.known:
+            raise InputError(
+                f"an item of {units} units is more than the {max(self.known)} that a stream takes; shorten it"
+            )
+        return self.known[units]
+
+
+def load_run(run: Path, device: torch.device | str | None = None) -> Assembly:
+    """The system of a RUN folder with the weights of its newest complete checkpoint, ready to reply."""
+    from mmlm.training.run import restore
+
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run} is not a run: config.yaml is missing; expected a folder made by `mmlm train CONFIG --out {run}`"
+        )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return restore(run, load(run / "config.yaml"), place)

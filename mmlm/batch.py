@@ -1,0 +1,69 @@
+"""The one shape of data that the model sees."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The items of one stream in a batch, in reading order (row by row, left to right).
+
+    `where` holds a flat position (row * T + column) for each token that will stand in a slot; for a stream that feeds
+    memory it is empty, and `starts` alone says from which flat position on each item can be seen.
+    """
+
+    values: Float[Tensor, "U ..."]
+    counts: tuple[int, ...]  # units per item
+    starts: Int[Tensor, " N"]  # flat position where an item begins
+    where: Int[Tensor, " S"]
+    keys: tuple[str, ...] = ()  # content hash per item, so that a frozen encoder sees each item once
+    instruction: Int[Tensor, "N I"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What grafts attend to: rows of `values` belong to the `items`-th item of their batch row (1.., 0 = padding);
+    position t sees exactly the rows whose item is `latest[t]`, the last item begun at or before t in its own sample
+    (0 = none yet)."""
+
+    values: Float[Tensor, "B M C"]
+    items: Int[Tensor, "B M"]
+    latest: Int[Tensor, "B T"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of samples. A row may hold several (packing): `segments` says which position belongs to which."""
+
+    ids: Int[Tensor, "B T"]  # text ids; what stands at a slot is never read
+    positions: Int[Tensor, "B T"]  # restart at 0 for every sample
+    segments: Int[Tensor, "B T"]  # 0 = padding, 1.. = sample within the row
+    labels: Int[Tensor, "B T"]  # IGNORE except on what the assistant says
+    streams: Mapping[str, Units] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()  # ids of the samples inside, for messages
+
+    @property
+    def learned(self) -> int:
+        """Number of supervised tokens, known before any forward."""
+        return int((self.labels != IGNORE).sum())
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """The same batch on `device`; unit values are cast to `dtype` where given."""
+
+        def move(x: object) -> object:
+            if isinstance(x, Tensor):
+                return x.to(device, dtype if x.is_floating_point() else None, non_blocking=True)
+            return x
+
+        streams = {
+            n: replace(u, **{f.name: move(getattr(u, f.name)) for f in fields(u)}) for n, u in self.streams.items()
+        }
+        tensors = {n: move(getattr(self, n)) for n in ("ids", "positions", "segments", "labels")}
+        return replace(self, streams=streams, **tensors)  # type: ignore[arg-type]

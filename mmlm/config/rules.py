@@ -1,0 +1,130 @@
+"""What the blocks of a config owe each other: names that must exist elsewhere, keys that exclude one another.
+
+The rules read plain data and pass over what has another form than expected, so that a config with other mistakes still
+hears of these.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmlm.config.problems import Path, got, hint, one_of
+from mmlm.templates import TEMPLATES
+
+Broken = Iterator[tuple[Path, str]]
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def broken(data: Mapping[str, Any]) -> Broken:
+    """Every rule that `data` breaks: the key path, and what was expected and came."""
+    streams = _mapping(data.get("inputs"))
+    stages = {i: s for i, s in enumerate(_list(data.get("stages"))) if isinstance(s, dict)}
+    yield from _names(data, streams)
+    yield from _encoders(streams)
+    yield from _memory(streams)
+    yield from _templates(data, stages)
+    yield from _stage_names(stages)
+    ids = part_ids(data)
+    for i, stage in stages.items():
+        yield from _trained(("stages", i, "train"), _mapping(stage.get("train")), ids, streams)
+        yield from _durations(("stages", i), stage)
+    yield from _published(_mapping(data.get("published")), streams, [s.get("name") for s in stages.values()])
+
+
+def part_ids(data: Mapping[str, Any]) -> list[str]:
+    """The ids of a system's parts, by which stages, plan and checkpoints name them. A shared encoder has one id."""
+    ids: list[str] = []
+    for name, stream in _mapping(data.get("inputs")).items():
+        shared = isinstance(stream, dict) and isinstance(stream.get("encoder"), str)
+        ids += [f"inputs.{name}.aligner"] if shared else [f"inputs.{name}.encoder", f"inputs.{name}.aligner"]
+    grafts = _mapping(_mapping(data.get("backbone")).get("grafts"))
+    return [*ids, "backbone", "backbone.embeddings", "backbone.head", *(f"backbone.grafts.{g}" for g in grafts)]
+
+
+def _names(data: Mapping[str, Any], streams: Mapping[str, Any]) -> Broken:
+    grafts = _mapping(_mapping(data.get("backbone")).get("grafts"))
+    for path, names in ((("inputs",), streams), (("backbone", "grafts"), grafts)):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                yield (*path, name), f"expected a name of letters, digits, - and _, got {name!r}"
+
+
+def _encoders(streams: Mapping[str, Any]) -> Broken:
+    """A stream that names another one shares an encoder that is that stream's own."""
+    own = [n for n, s in streams.items() if not (isinstance(s, dict) and isinstance(s.get("encoder"), str))]
+    for name in streams:
+        if name in own or (other := streams[name]["encoder"]) in own:
+            continue
+        got_it = f"{got(other)}, which shares that of `{streams[other]['encoder']}`" if other in streams else got(other)
+        yield (
+            ("inputs", name, "encoder"),
+            f"expected a block, or a stream with an encoder of its own ({one_of(own)}), got {got_it}{hint(other, own)}",
+        )
+
+
+def _memory(streams: Mapping[str, Any]) -> Broken:
+    for name, stream in streams.items():
+        if isinstance(stream, dict) and stream.get("into") == "memory" and not stream.get("marker"):
+            text = "expected the text that stands where an item is, as the stream feeds memory; got none"
+            yield ("inputs", name, "marker"), text
+
+
+def _templates(data: Mapping[str, Any], stages: Mapping[int, Mapping[str, Any]]) -> Broken:
+    named: list[tuple[Path, Any]] = [(("template",), data.get("template"))]
+    named += [(("stages", i, "template"), s.get("template")) for i, s in stages.items()]
+    for path, name in named:
+        if isinstance(name, str) and name not in TEMPLATES:
+            yield path, f"expected {one_of(list(TEMPLATES))}, got {name!r}{hint(name, TEMPLATES)}"
+
+
+def _stage_names(stages: Mapping[int, Mapping[str, Any]]) -> Broken:
+    seen: dict[str, int] = {}
+    for i, stage in stages.items():
+        if not isinstance(name := stage.get("name"), str):
+            continue
+        if not _NAME.fullmatch(name):
+            yield ("stages", i, "name"), f"expected a name of letters, digits, - and _, got {name!r}"
+        if name in seen:
+            text = f"expected a name that no other stage has, got {name!r}, the name of stages.{seen[name]}"
+            yield ("stages", i, "name"), text
+        seen.setdefault(name, i)
+
+
+def _trained(path: Path, train: Mapping[str, Any], ids: list[str], streams: Mapping[str, Any]) -> Broken:
+    for part in train:
+        if part in ids:
+            continue
+        owner = _mapping(streams.get(part.removeprefix("inputs.").removesuffix(".encoder"))).get("encoder")
+        if part.endswith(".encoder") and f"inputs.{owner}.encoder" in ids:
+            yield (*path, part), f"expected inputs.{owner}.encoder, got `{part}`, which is the same encoder shared"
+        else:
+            near = hint(part, ids)
+            yield (*path, part), f"expected the id of a part{'' if near else f' ({one_of(ids)})'}, got `{part}`{near}"
+
+
+def _durations(path: Path, stage: Mapping[str, Any]) -> Broken:
+    if "epochs" in stage and stage.get("steps") is not None:
+        yield (*path, "steps"), "expected `epochs` or `steps`, got both; remove one"
+    warmup, batch, micro = stage.get("warmup"), stage.get("batch"), stage.get("micro_batch")
+    if isinstance(warmup, float) and warmup > 1 and not warmup.is_integer():
+        yield (*path, "warmup"), f"expected a share below 1 or a whole number of steps, got {warmup!r}"
+    if isinstance(batch, int) and isinstance(micro, int) and micro > batch:
+        yield (*path, "micro_batch"), f"expected at most `batch` ({batch}), got {micro}"
+
+
+def _published(published: Mapping[str, Any], streams: Mapping[str, Any], stages: list[Any]) -> Broken:
+    names = [s for s in stages if isinstance(s, str)]
+    for key, known, what in (("trainable", names, "stage"), ("tokens", list(streams), "stream")):
+        for name in _mapping(published.get(key)):
+            if name not in known:
+                have = one_of(known) if known else "none"
+                text = f"expected the name of a {what} ({have}), got `{name}`{hint(name, known)}"
+                yield ("published", key, name), text
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

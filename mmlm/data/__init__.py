@@ -1,0 +1,8 @@
+"""The data room: look at data before training on them, and make the demonstration sets."""
+
+from mmlm.data.check import check
+from mmlm.data.report import Report
+from mmlm.data.scenes import scenes
+from mmlm.data.stamps import stamps
+
+__all__ = ["Report", "check", "scenes", "stamps"]

@@ -1,0 +1,7 @@
+"""The evaluation room: tasks put questions to a run, metrics score the answers, a result says how sure that is."""
+
+from mmlm.evaluation.rescoring import rescore
+from mmlm.evaluation.result import Result
+from mmlm.evaluation.runner import command, evaluate
+
+__all__ = ["Result", "command", "evaluate", "rescore"]

@@ -1,0 +1,115 @@
+"""Evaluation room: what an evaluation found, as a table and as JSON."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmlm.evaluation.statistics import Estimate
+from mmlm.evaluation.tasks.task import Question, Scored
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measure on one group of questions. `control` and `difference` cover the `controlled` questions whose picture
+    could be exchanged; they are None where there was none."""
+
+    metric: str
+    group: str
+    n: int
+    score: Estimate
+    unparsed: float
+    controlled: int = 0
+    control: Estimate | None = None
+    difference: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The rows, what they were made with, and every question that could not be asked."""
+
+    task: str
+    metric: str
+    about: Mapping[str, Any]  # data, prompts, answers: all that a repetition needs
+    rows: Sequence[Row]
+    failures: Sequence[Mapping[str, str]] = ()
+    notes: Sequence[str] = ()
+    questions: Sequence[Question] = field(default=(), repr=False)
+    scored: Sequence[Scored] = field(default=(), repr=False)
+
+    @property
+    def score(self) -> float:
+        """The first measure over all questions."""
+        return self.rows[0].score.value
+
+    def as_json(self) -> dict[str, Any]:
+        """What results.json holds; nothing in it depends on when or how fast the answers came."""
+        return {
+            "task": self.task,
+            "metric": self.metric,
+            "rows": [asdict(r) for r in self.rows],
+            "failures": [dict(f) for f in self.failures],
+            "notes": list(self.notes),
+            **self.about,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write results.json and, one line a question, scores.jsonl into `folder`, each whole or not at all."""
+        lines = [
+            {"id": q.id, "picture": q.picture, "answer": s.answer, "parsed": s.parsed, "values": dict(s.values)}
+            for q, s in zip(self.questions, self.scored, strict=True)
+        ]
+        _replace(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        _replace(folder / "results.json", json.dumps(self.as_json(), indent=1) + "\n")
+
+    def table(self) -> str:
+        """The rows as text, followed by what did not work and what to know."""
+        head = ["metric", "group", "n", "score", "95 %", "unparsed", "control", "95 %", "difference", "95 %"]
+        body = [[r.metric, r.group, str(r.n), *_cells(r)] for r in self.rows]
+        wide = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+        lines = [f"{self.task}, {self.metric}"]
+        for row in [head, *body]:
+            cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))]
+            lines.append("  ".join(cells).rstrip())
+        if self.failures:
+            lines.append(f"{len(self.failures)} of {self.rows[0].n} questions could not be asked and count as wrong:")
+            lines += [f"  {f['id']}: {f['reason']}" for f in self.failures[:_SHOWN]]
+            lines += (
+                [f"  ... and {len(self.failures) - _SHOWN} more, in results.json"]
+                if len(self.failures) > _SHOWN
+                else []
+            )
+        return "\n".join([*lines, *self.notes])
+
+
+def _cells(row: Row) -> list[str]:
+    """The numbers of a row: score, share of answers that could not be read, control, difference."""
+    score, control, difference = (
+        [_number(e, sign), _interval(e, sign)]
+        for e, sign in ((row.score, ""), (row.control, ""), (row.difference, "+"))
+    )
+    return [*score, f"{row.unparsed:.4f}", *control, *difference]
+
+
+def _number(estimate: Estimate | None, sign: str = "") -> str:
+    return "-" if estimate is None else f"{estimate.value:{sign}.4f}"
+
+
+def _interval(estimate: Estimate | None, sign: str = "") -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "-"
+    return f"{estimate.low:{sign}.4f} .. {estimate.high:{sign}.4f}"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file under another name first, so that no reader and no kill ever meets half of it."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)

@@ -1,0 +1,103 @@
+"""Evaluation room: put a task to a model, and the same questions over exchanged pictures beside it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmlm.errors import InputError
+from mmlm.evaluation import rescoring
+from mmlm.evaluation.answerer import Answerer
+from mmlm.evaluation.asking import Progress, ask, prepare
+from mmlm.evaluation.choosing import build
+from mmlm.evaluation.concluding import conclude
+from mmlm.evaluation.control import exchange
+from mmlm.evaluation.order import drawn, unique
+from mmlm.evaluation.predictions import Answer, Predictions
+from mmlm.evaluation.provenance import commit, versions
+from mmlm.evaluation.result import Result
+from mmlm.evaluation.tasks.task import Task
+
+
+def evaluate(
+    answerer: Answerer,
+    task: Task,
+    *,
+    out: Path,
+    decoding: Any,
+    batch: int = 8,
+    control: bool = True,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Result:
+    """Ask every question of `task` (of `limit` of them, drawn by `seed`), score the answers and write all into `out`.
+
+    `decoding` is a `mmlm.reply.Decoding`. Answers that `out` already holds are not asked again. With `control` the same
+    questions are asked over exchanged pictures. Raises InputError where no question at all can be asked.
+    """
+    if batch < 1:
+        raise InputError(f"batch: expected at least 1, got {batch}")
+    whole = unique(task)
+    questions = drawn(whole, limit, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    show = progress or _silent
+    askings = [prepare(answerer, task, q, q.sample, decoding) for q in questions]
+    answers = ask(answerer, task, askings, Predictions(out / "predictions.jsonl"), batch, decoding, show)
+    if all(a.error for a in answers):
+        raise InputError(f"{task.files[0]}: none of {len(answers)} questions could be asked: {answers[0].error}")
+    exchanged: dict[int, Answer] = {}
+    if control:
+        able = [i for i, a in enumerate(answers) if not a.error]
+        samples = exchange([questions[i].sample for i in able], [answers[i].pictures for i in able], seed)
+        asked = {able[k]: prepare(answerer, task, questions[able[k]], s, decoding) for k, s in samples.items()}
+        kept = Predictions(out / "control.jsonl")
+        said = ask(answerer, task, list(asked.values()), kept, batch, decoding, show)
+        exchanged = dict(zip(asked, said, strict=True))
+    made = {
+        "fingerprint": answerer.fingerprint,
+        **answerer.settings,
+        "decoding": asdict(decoding),
+        "batch": batch,
+        "seed": seed,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    result = conclude(task, questions, answers, exchanged, {"limit": limit, "questions": len(whole)}, made)
+    result.write(out)
+    return result
+
+
+def command(
+    run: Path,
+    task: str,
+    data: Path,
+    out: Path | None = None,
+    limit: int | None = None,
+    batch: int = 8,
+    images: Path | None = None,
+    control: bool = True,
+    options: Mapping[str, str] | None = None,
+    rescore: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """`mmlm eval`: the task by name on the run in a folder. Without `out` the result lies in RUN/evaluations.
+
+    With `rescore` the recorded answers are scored again and no model is loaded.
+    """
+    built = build(task, data, images, options or {})
+    folder = out or run / "evaluations" / f"{built.name}-{data.stem}"
+    if rescore:
+        return rescoring.rescore(built, folder)
+    from mmlm.assemble import load_run
+    from mmlm.evaluation.assembled import Assembled
+    from mmlm.reply import Decoding
+
+    model, decoding = Assembled(load_run(run)), Decoding(limit=built.tokens)
+    return evaluate(
+        model, built, out=folder, decoding=decoding, batch=batch, control=control, limit=limit, progress=progress
+    )
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Shows nothing."""

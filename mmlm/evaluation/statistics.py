@@ -1,0 +1,120 @@
+"""Evaluation room: how sure a score is - bootstrap intervals over pictures, and paired differences.
+
+Every score here is a function of sums over questions (correct answers and their number, clipped n-gram counts, true and
+false positives). A bootstrap then only redraws sums: questions of one picture are drawn together, because their answers
+are not independent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmlm.errors import InputError
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+Array = NDArray[np.float64]
+Sums = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A score by name: `of` maps sums over questions (arrays of any one shape, "n" among them) to the score."""
+
+    name: str
+    of: Callable[[Sums], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score with the bounds of its bootstrap interval; None where one picture alone was asked about."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def ratio(above: Array, below: Array) -> Array:
+    """above / below, and 0 where nothing was counted."""
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+
+
+def mean(name: str, key: str | None = None) -> Measure:
+    """The mean over questions of the value `key` (or `name`)."""
+    return Measure(name, lambda sums: ratio(sums[key or name], sums["n"]))
+
+
+def point(values: Sequence[Mapping[str, float]], measures: Sequence[Measure]) -> dict[str, float]:
+    """Each measure on all questions. `values` holds one mapping per question; "n" is added here."""
+    keys, table = _table(values)
+    sums = dict(zip(keys, table.sum(axis=0, keepdims=True).T, strict=True))
+    return {m.name: float(m.of(sums)[0]) for m in measures}
+
+
+def bootstrap(
+    values: Sequence[Mapping[str, float]],
+    clusters: Sequence[str],
+    measures: Sequence[Measure],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Estimate]:
+    """Each measure with its percentile interval; whole clusters (pictures) are drawn with replacement.
+
+    B. Efron, "Bootstrap Methods: Another Look at the Jackknife" (1979), with the cluster as the unit.
+    """
+    keys, table = _table(values)
+    drawn = dict(zip(keys, _draw(table, clusters, resamples, seed).T, strict=True))
+    whole = point(values, measures)
+    return {m.name: _estimate(whole[m.name], m.of(drawn), clusters, level) for m in measures}
+
+
+def paired(
+    first: Sequence[Mapping[str, float]],
+    second: Sequence[Mapping[str, float]],
+    clusters: Sequence[str],
+    measures: Sequence[Measure],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Estimate]:
+    """Each measure on `first` minus the same on `second`, which answer the same questions: both are drawn together."""
+    if len(first) != len(second):
+        raise InputError(f"a paired difference needs the same questions twice; {len(first)} and {len(second)} came")
+    keys, one = _table(first)
+    _, two = _table(second, keys)
+    drawn = _draw(np.concatenate([one, two], axis=1), clusters, resamples, seed)
+    left, right = (dict(zip(keys, half.T, strict=True)) for half in np.split(drawn, 2, axis=1))
+    a, b = point(first, measures), point(second, measures)
+    return {m.name: _estimate(a[m.name] - b[m.name], m.of(left) - m.of(right), clusters, level) for m in measures}
+
+
+def _table(values: Sequence[Mapping[str, float]], keys: Sequence[str] | None = None) -> tuple[Sequence[str], Array]:
+    """The values as one row per question, "n" = 1 in front."""
+    if not values:
+        raise InputError("no question was scored; a score needs at least one")
+    keys = keys or ["n", *values[0]]
+    return keys, np.array([[1.0 if k == "n" else float(v[k]) for k in keys] for v in values], dtype=np.float64)
+
+
+def _draw(table: Array, clusters: Sequence[str], resamples: int, seed: int) -> Array:
+    """Sums `[resamples, values]` over clusters drawn with replacement."""
+    if len(clusters) != len(table):
+        raise InputError(f"one cluster a question is needed: {len(table)} questions came with {len(clusters)} clusters")
+    number = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(number), table.shape[1]))
+    np.add.at(sums, [number[c] for c in clusters], table)
+    rng, size = np.random.default_rng(seed), len(number)
+    return np.stack([np.bincount(rng.integers(size, size=size), minlength=size) @ sums for _ in range(resamples)])
+
+
+def _estimate(value: float, drawn: Array, clusters: Sequence[str], level: float) -> Estimate:
+    if len(set(clusters)) < 2:
+        return Estimate(value)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))

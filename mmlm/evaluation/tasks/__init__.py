@@ -1,0 +1,10 @@
+"""The tasks and their names: `mmlm eval RUN --task NAME --data PATH`."""
+
+PARTS = {
+    "vqa": "vqa:VqaTask",
+    "choice": "choice:ChoiceTask",
+    "pope": "pope:PopeTask",
+    "caption": "caption:CaptionTask",
+    "gqa": "gqa:GqaTask",
+    "scienceqa": "scienceqa:ScienceQaTask",
+}

@@ -1,0 +1,113 @@
+"""Evaluation room: what a task is - questions with references, and how an answer to one is scored."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from mmlm.errors import InputError
+from mmlm.evaluation.statistics import Measure, point
+from mmlm.sample import Part, Sample, Turn
+
+SHORT = "{items}\n{question}\nAnswer the question using a single word or phrase."
+LETTER = "{items}\n{question}\n{choices}\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question: a sample that ends with a user turn, what people answered, and the picture it belongs to.
+
+    `picture` is the key of the cluster for intervals. `meta` names the groups that are reported apart ("type":
+    "number"). A question with a `fault` (its picture is not there) is never asked: it counts as wrong and is listed.
+    """
+
+    id: str
+    sample: Sample
+    references: tuple[str, ...]
+    picture: str
+    choices: tuple[str, ...] | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answered: the raw text, or for each choice the sum of log p and the number of tokens."""
+
+    text: str = ""
+    ranks: tuple[tuple[float, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The values of one question that measures sum up, whether an answer could be read, and which."""
+
+    values: Mapping[str, float]
+    parsed: bool
+    answer: str = ""
+
+
+class Task(ABC):
+    """A set of questions and a metric. Built with (path, *, images, options); the options are stated in every result.
+
+    `tokens` is the limit of a reply. With `ranks` the model is asked how likely each choice is, and says nothing.
+    """
+
+    name: ClassVar[str]
+    version: str  # of the metric
+    measures: Sequence[Measure]
+    tokens: int = 16
+    ranks: bool = False
+
+    def __init__(self, files: Sequence[Path], **options: object) -> None:
+        self.files, self.options = tuple(files), options
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def questions(self) -> list[Question]:
+        """All questions in the order of the data. Raises InputError where a record cannot be one."""
+
+    @abstractmethod
+    def score(self, question: Question, prediction: Prediction) -> Scored:
+        """The values of one answer. An answer that cannot be read is wrong; nothing is ever drawn at random."""
+
+    def replies(self, question: Question) -> tuple[str, ...]:
+        """With `ranks`: the replies whose likelihood is asked, one for each choice."""
+        return question.choices or ()
+
+    def score_all(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Scored]:
+        """Every answer scored, for metrics that are cheaper all at once."""
+        return [self.score(q, p) for q, p in zip(questions, predictions, strict=True)]
+
+    def summary(self, scored: Sequence[Scored]) -> dict[str, float]:
+        """Each measure on all of `scored`."""
+        return point([s.values for s in scored], self.measures)
+
+    def digest(self) -> str:
+        """SHA-256 over the bytes of the data files, in order."""
+        whole = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as f:
+                whole.update(hashlib.file_digest(f, "sha256").digest())
+        return whole.hexdigest()
+
+
+def asked(parts: Sequence[Part], id: str, origin: str) -> Sample:
+    """A sample of one user turn."""
+    return Sample((Turn("user", tuple(parts)),), id, origin)
+
+
+def first_turn(sample: Sample) -> Sample:
+    """The sample up to its first answer: what a reader gives for learning, as a question."""
+    end = next((i for i, t in enumerate(sample.turns) if t.role == "assistant"), len(sample.turns))
+    return Sample(sample.turns[:end], sample.id, sample.origin)
+
+
+def readable(path: Path, what: str) -> Path:
+    """`path`, once it is known to exist."""
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {state}; expected {what}")
+    return path

@@ -1,0 +1,154 @@
+"""Part of the inspection: runs and their checkpoints."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmlm.config import SystemConfig, load
+from mmlm.errors import InputError
+from mmlm.inspection.headers import header, read_object
+from mmlm.inspection.report import Fact, Inspection
+from mmlm.training.readers.table import open_records
+
+# As `mmlm.training.checkpoint` writes them; that room needs torch, this one does not.
+MANIFEST, FORMAT = "manifest.json", 1
+
+
+def look_at_run(path: Path) -> Inspection:
+    """A folder that `mmlm train` made."""
+    warnings: list[str] = []
+    config: SystemConfig | None = None
+    facts: dict[str, Fact] = {}
+    try:
+        config = load(path / "config.yaml")
+        facts |= {"system": config.name, "scale": config.scale, "template": config.template}
+    except InputError as e:
+        warnings.append(f"its config cannot be used: {e}")
+    reasons = {p: damage(p) for p in _checkpoints(path)}
+    whole = next((p for p, why in reasons.items() if why is None), None)
+    state = read_object(whole / "state.json") if whole else {}
+    if config:
+        facts["stages"] = [_progress(i, s.name, state) for i, s in enumerate(config.stages)]
+    if whole:
+        facts |= {"newest checkpoint": str(whole.relative_to(path)), **_contents(whole, state, config)}
+    else:
+        warnings.append("there is no complete checkpoint, so nothing can be loaded yet")
+    facts["quarantined"] = _quarantine(path / "quarantine.jsonl")
+    if damaged := {p.name: why for p, why in reasons.items() if why}:
+        facts["damaged"] = damaged
+        warnings.append(f"{len(damaged)} of {len(reasons)} checkpoints are not whole and are passed over")
+    if drafts := sorted(p.name for p in path.glob("checkpoints/.*.draft")):
+        warnings.append(f"left behind by an interrupted save: {', '.join(drafts)}")
+    named = f" of the system {config.name!r}" if config else ""
+    return Inspection(path, "run", f"{path} is a run{named}.", facts, tuple(warnings))
+
+
+def look_at_checkpoint(path: Path) -> Inspection:
+    """One folder below a run's `checkpoints`."""
+    wrong = damage(path)
+    state = read_object(path / "state.json") if (path / "state.json").is_file() else {}
+    facts: dict[str, Fact] = {}
+    if state:
+        config = state.get("config")
+        facts["system"] = str(config.get("name") if isinstance(config, dict) else "not named")
+        facts |= {"stage": str(state.get("stage")), "step": f"{state.get('step')} of {state.get('total')}"}
+    if wrong:
+        return Inspection(path, "checkpoint", f"{path} is a checkpoint that is not whole.", facts, (wrong,))
+    return Inspection(path, "checkpoint", f"{path} is a checkpoint.", facts | _contents(path, state, None))
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None: every file is there, with the manifest's size and hash."""
+    if not (path / MANIFEST).is_file():
+        return f"{MANIFEST} is missing (it is written last)"
+    try:
+        manifest = read_object(path / MANIFEST)
+    except InputError as e:
+        return str(e)
+    files = manifest.get("files")
+    if manifest.get("format") != FORMAT or not isinstance(files, dict):
+        return f"{MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+    for name, about in files.items():
+        if Path(name).name != name or not isinstance(about, dict) or not (path / name).is_file():
+            return f"{name} is missing"
+        if (size := (path / name).stat().st_size) != about.get("bytes"):
+            return f"{name} has {size} bytes, the manifest says {about.get('bytes')}"
+        if _digest(path / name) != about.get("sha256"):
+            return f"{name} is not what was written (its hash differs)"
+    return None
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, with a bar where it takes long and somebody looks."""
+    found = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as f, tqdm(total=size, unit="B", unit_scale=True, delay=2, disable=None, leave=False) as bar:
+        while block := f.read(1 << 22):
+            found.update(block)
+            bar.update(len(block))
+    return found.hexdigest()
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest first; drafts are none."""
+    folder = run / "checkpoints"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in found if p.is_dir() and not p.name.startswith(".")), reverse=True)
+
+
+def _progress(index: int, name: str, state: Mapping[str, Any]) -> str:
+    """How far a stage is, by the newest checkpoint."""
+    at, step, total = state.get("stage_index", -1), state.get("step"), state.get("total")
+    if index > at:
+        return f"{name}: not begun"
+    return f"{name}: at step {step} of {total}" if index == at and step != total else f"{name}: done"
+
+
+def _contents(path: Path, state: Mapping[str, Any], config: SystemConfig | None) -> dict[str, Fact]:
+    """What a whole checkpoint holds, part by part, and what it borrows."""
+    sources = _sources(config) if config else {}
+    lent = state.get("lent")
+    borrowed = {}
+    for part, digest in lent.items() if isinstance(lent, dict) else ():
+        name = sources.get(part) or sources.get(part.partition(".")[0])
+        borrowed[str(part)] = f"{name}, hash {digest}" if name else f"hash {digest}"
+    held: dict[str, list[int]] = {}
+    for name, tensor in header(path / "weights.safetensors").items():
+        held.setdefault(_part(name), []).append(tensor.values)
+    files = [p for p in path.iterdir() if p.is_file()]
+    return {
+        "size": f"{sum(p.stat().st_size for p in files) / 1e6:,.1f} MB in {len(files)} files",
+        "trained": [str(t) for t in state.get("trained", ())],
+        "holds": {part: f"{sum(values):,} values in {len(values)} tensors" for part, values in sorted(held.items())},
+        "borrows": borrowed,
+    }
+
+
+def _sources(config: SystemConfig) -> dict[str, str]:
+    """Where the values of each part that has `weights` come from."""
+    found = {"backbone": config.backbone.weights}
+    for name, stream in config.inputs.items():
+        if not isinstance(stream.encoder, str):
+            inner = stream.encoder.encoder
+            found[f"inputs.{name}.encoder"] = stream.encoder.weights or (inner.weights if inner else None)
+    return {part: weights for part, weights in found.items() if weights}
+
+
+def _part(name: str) -> str:
+    """The part id that the name of a tensor begins with: inputs.<stream>.<part>, backbone.grafts.<name>, backbone."""
+    if ".lora_" in name:
+        return "backbone (low-rank adapters)"
+    steps = name.split(".")
+    return ".".join(steps[: 3 if steps[0] == "inputs" or steps[:2] == ["backbone", "grafts"] else 1])
+
+
+def _quarantine(path: Path) -> str:
+    """How many samples the run could not use, and the last of them."""
+    if not path.is_file() or not path.stat().st_size:
+        return "no sample"
+    table = open_records(path)
+    last = table[len(table) - 1].object()
+    return f"{len(table)} samples (quarantine.jsonl); the last: {last.get('origin')}: {last.get('reason')}"

@@ -1,0 +1,132 @@
+"""The contracts that parts keep, and the one legend of shape letters.
+
+    B rows      T positions    D LLM width        N items          U units
+    L features per unit        C channels         S tokens: of all items of a stream, in reading order
+    I instruction ids          M memory rows      V vocabulary     P the shape of one unit (3 H W, mel frames ...)
+
+How the assembler calls a constructor: parameters *before* the `*` are what it knows and hands over by name (`weights`,
+`encoder`, `shape`, `width`, `backbone`, `memory_width`); parameters *after* the `*` are the options of the config. A
+class may carry `tiny`, the option values that replace the configured ones at `scale=tiny`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmlm.sample import Item, Modality, Sample
+
+if TYPE_CHECKING:
+    from mmlm.backbones.backbone import Backbone
+    from mmlm.batch import Memory
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """The CPU side of an encoder: one item to n equal units. Runs in data workers: holds no weights, pickles."""
+
+    def __call__(self, item: Item) -> Float[Tensor, "n ..."]:
+        """Decode `item` and cut it into units; raises InputError where it cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Tokenize(Protocol):
+    """Text to ids of a part's own tokenizer (a Q-Former that reads the instruction). Pickles. No id is 0 but padding."""
+
+    def __call__(self, text: str) -> list[int]: ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Records of a data set as samples, at random access. Built with (path, *, options). Pickles; opens files lazily."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample:
+        """Record i; raises InputError that names file, record and field where it cannot be used."""
+        ...
+
+    def where(self, i: int) -> str:
+        """The place of record i, for messages ("train.json:17")."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureShape:
+    """What an encoder says of one unit: `length` features of `channels`, of which the first `prefix` (class token,
+    registers) stand before a `grid` of rows x columns (None where there is no grid: pooled features, sound)."""
+
+    length: int
+    channels: int
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features of all items of a stream: `counts[i]` units belong to item i, in reading order."""
+
+    values: Float[Tensor, "U L C"]
+    counts: tuple[int, ...]
+    instruction: Int[Tensor, "N I"] | None = None  # ids of the aligner's own tokenizer, 0 = padding
+
+
+class Encoder(nn.Module, ABC):
+    """Units to features. Called without gradient while no stage trains it."""
+
+    modality: Modality
+    shape: FeatureShape
+    transform: Transform
+    tiny: ClassVar[Mapping[str, object]] = {}
+
+    @abstractmethod
+    def forward(self, units: Float[Tensor, "U ..."]) -> Float[Tensor, "U L C"]:
+        """Encode each unit on its own."""
+
+    def units(self, duration: float | None = None) -> int:
+        """How many units a typical item gives (of `duration` seconds, for sound); for the plan, before any data."""
+        return 1
+
+
+class InputAligner(nn.Module, ABC):
+    """Features to LLM tokens (or to memory that grafts attend to). Built with (shape, width, *, options).
+
+    `width` is the D of the tokens it gives. `tokenize` is set where the aligner reads the instruction.
+    """
+
+    width: int
+    tokenize: Tokenize | None = None
+    tiny: ClassVar[Mapping[str, object]] = {}
+
+    @abstractmethod
+    def tokens(self, units: int) -> int:
+        """How many tokens an item of `units` units becomes: a promise that `forward` keeps exactly."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Float[Tensor, "S D"]:
+        """Tokens of all items, one after the other: S = sum of tokens(count) over `features.counts`."""
+
+
+class Graft(nn.Module, ABC):
+    """A module set into the LLM's layers. Built with (backbone, memory_width, *, options).
+
+    A graft never changes the LLM's own module tree where it can help it (hooks do), so that the LLM's weights keep their names.
+    """
+
+    reads_memory: ClassVar[bool] = False
+    tiny: ClassVar[Mapping[str, object]] = {}
+
+    @abstractmethod
+    def attach(self, backbone: "Backbone") -> None:
+        """Hang this graft into the layers of `backbone`; called once, after the LLM's weights are in place."""
+
+    def remember(self, memory: "Memory | None") -> None:
+        """Take the memory of the coming forward; only grafts with `reads_memory` are asked."""
+
+    def owns(self, name: str) -> bool:
+        """True for a parameter inside the backbone (by its name there) that belongs to this graft, not to the LLM."""
+        return False

@@ -1,0 +1,202 @@
+"""The assembled model: encode, align, splice or remember, think, and sum the loss."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmlm.backbones.backbone import Backbone
+from mmlm.batch import Batch, Memory, Units
+from mmlm.blocks.loss import linear_cross_entropy
+from mmlm.interfaces import Encoder, Features, Graft, InputAligner
+from mmlm.splice import splice
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Sums, and the counts they are sums over, so that micro-batches and ranks add up exactly."""
+
+    total: Mapping[str, Float[Tensor, ""]]
+    count: Mapping[str, int]
+
+
+class Stream(nn.Module):
+    """One way in: an encoder, an input aligner, and where the tokens go. A stream may use another stream's encoder."""
+
+    def __init__(
+        self, encoder: Encoder, aligner: InputAligner, into: Literal["slots", "memory"], shared: bool = False
+    ) -> None:
+        super().__init__()
+        if shared:  # a tuple hides the module, so that its parameters keep the one name they have in their own stream
+            self._encoder = (encoder,)
+        else:
+            self.encoder = encoder
+        self.aligner = aligner
+        self.into = into
+        self.shared = shared
+
+    @property
+    def eyes(self) -> Encoder:
+        """The encoder, own or shared."""
+        return self._encoder[0] if self.shared else self.encoder
+
+
+class FeatureCache:
+    """Features by content: a frozen encoder sees each item once. Oldest first out, once `limit` bytes are held."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.limit, self.held, self.encoded = limit, 0, 0
+        self._kept: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
+
+    def features(self, encoder: Encoder, units: Units) -> Float[Tensor, "U L C"]:
+        """The features of all items, encoding only those not seen before."""
+        cuts = list(units.values.split(units.counts))
+        fresh: dict[str, int] = {}
+        for i, key in enumerate(units.keys):
+            if (id(encoder), key) not in self._kept:
+                fresh.setdefault(key, i)
+        found: dict[str, Tensor] = {}
+        if fresh:
+            made = encoder(torch.cat([cuts[i] for i in fresh.values()]))
+            self.encoded += len(fresh)
+            found = dict(zip(fresh, made.split([units.counts[i] for i in fresh.values()]), strict=True))
+        out = torch.cat([found[k] if k in found else self._kept[id(encoder), k] for k in units.keys])
+        for key, value in found.items():
+            self._kept[id(encoder), key] = value
+            self.held += value.nbytes
+        while self.held > self.limit:
+            self.held -= self._kept.popitem(last=False)[1].nbytes
+        return out
+
+
+class MultimodalModel(nn.Module):
+    """Streams and a backbone. Names of parameters are the part ids of the config: inputs.<stream>.encoder..., backbone..."""
+
+    def __init__(self, inputs: Mapping[str, Stream], backbone: Backbone) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleDict(inputs)
+        self.backbone = backbone
+        self.cache: FeatureCache | None = None
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """The streams by name."""
+        return dict(self.inputs.items())  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
+    def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Every parameter under exactly one part id, with its name in this model. Tables tied to the embedding count there."""
+        names = [
+            f"inputs.{n}.{k}"
+            for n, s in self.streams.items()
+            for k in ("encoder", "aligner")
+            if not (k == "encoder" and s.shared)
+        ]
+        grafts = {f"backbone.grafts.{n}": g for n, g in self.backbone.grafts.items()}
+        parts: dict[str, list[tuple[str, nn.Parameter]]] = {
+            n: [] for n in [*names, "backbone", "backbone.embeddings", "backbone.head", *grafts]
+        }
+        tables = {
+            id(self.backbone.head.weight): "backbone.head",
+            id(self.backbone.embeddings.weight): "backbone.embeddings",
+        }
+        for name, parameter in self.named_parameters():
+            inside = name.removeprefix("backbone.llm.")
+            owner = next(
+                (p for p, g in grafts.items() if isinstance(g, Graft) and inside != name and g.owns(inside)), None
+            )
+            owner = owner or tables.get(id(parameter))
+            owner = owner or max((p for p in parts if name.startswith(p + ".")), key=len)
+            parts[owner].append((name, parameter))
+        return {p: found for p, found in parts.items() if found or not p.startswith("backbone.")}
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what is trained; frozen parts stay in evaluation mode (batch statistics, dropout)."""
+        super().train(mode)
+        frozen = (
+            [s.eyes for s in self.streams.values()] + [s.aligner for s in self.streams.values()] + [self.backbone.llm]
+        )
+        for module in frozen:
+            if not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        if mode:
+            for module in self.backbone.llm.modules():
+                # A layer recomputes only in training mode; this switches nothing else on, its children stay as they are.
+                if getattr(module, "gradient_checkpointing", False):
+                    module.training = True
+        return self
+
+    def tokens(self, name: str, units: Units) -> Float[Tensor, "S D"]:
+        """Encode and align the items of one stream."""
+        stream = self.streams[name]
+        encoder = stream.eyes
+        trained = any(p.requires_grad for p in encoder.parameters()) and torch.is_grad_enabled()
+        with torch.set_grad_enabled(trained):
+            cache = None if trained else self.cache
+            values = cache.features(encoder, units) if cache else encoder(units.values)
+        return stream.aligner(Features(values, units.counts, units.instruction))  # type: ignore[no-any-return]
+
+    def embed(self, batch: Batch) -> tuple[Float[Tensor, "B T D"], Memory | None]:
+        """The LLM's input: text embedded, tokens of items in their slots; and the memory, if a stream feeds one."""
+        x = self.backbone.embed(batch.ids)
+        remembered: list[tuple[int, Tensor]] = []
+        for name, units in batch.streams.items():
+            stream, tokens = self.streams[name], self.tokens(name, units)
+            if stream.into == "slots":
+                x = splice(x, units.where, tokens)
+            else:
+                lengths = [stream.aligner.tokens(n) for n in units.counts]
+                remembered += zip(units.starts.tolist(), tokens.split(lengths), strict=True)
+        return x, memorise(remembered, batch) if remembered else None
+
+    def states(self, batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
+        """The states that supervised tokens are read from, and those tokens."""
+        x, memory = self.embed(batch)
+        self.backbone.remember(memory)
+        return self.backbone.read(x, batch)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Next-token loss: the sum over supervised tokens of -log p, and their number."""
+        states, targets = self.states(batch)
+        head = self.backbone.head
+        total = linear_cross_entropy(
+            states, head.weight, targets, bias=head.bias, softcap=self.backbone.softcap, scale=self.backbone.logit_scale
+        )
+        return Losses({"text": total}, {"text": len(targets)})
+
+
+def memorise(remembered: list[tuple[int, Float[Tensor, "K C"]]], batch: Batch) -> Memory:
+    """Lay tokens, each with the flat position where its item begins, out as rows of memory. A position sees the last item
+    begun at or before it in its own sample (Flamingo, Alayrac et al. 2022, section 3.1.3)."""
+    rows, width = batch.ids.shape
+    remembered = sorted(remembered, key=lambda pair: pair[0])
+    per_row: list[list[Tensor]] = [[] for _ in range(rows)]
+    items: list[list[int]] = [[] for _ in range(rows)]
+    latest = torch.zeros_like(batch.ids)
+    column = torch.arange(width, device=batch.ids.device)
+    ordinal = [0] * rows
+    for start, tokens in remembered:
+        row, begins = divmod(start, width)
+        ordinal[row] += 1
+        per_row[row].append(tokens)
+        items[row] += [ordinal[row]] * len(tokens)
+        mine = (batch.segments[row] == batch.segments[row, begins]) & (column >= begins)
+        latest[row] = torch.where(mine, ordinal[row], latest[row])
+    longest = max(len(i) for i in items)
+    some = remembered[0][1]
+    values = torch.stack(
+        [
+            torch.cat([*kept, some.new_zeros(longest - len(i), some.shape[1])])
+            for kept, i in zip(per_row, items, strict=True)
+        ]
+    )
+    padded = torch.tensor([i + [0] * (longest - len(i)) for i in items], device=batch.ids.device)
+    return Memory(values, padded, latest)

@@ -1,0 +1,156 @@
+"""Part of the plan: what it says, line by line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmlm.plan.memory import Memory
+from mmlm.plan.table import Section, render
+from mmlm.plan.units import amount, gibibytes, ratio
+from mmlm.sample import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class PartLine:
+    """A part: its class, where its values come from (empty: at random), its parameters, and those trained by stage."""
+
+    id: str
+    type: str
+    weights: str
+    parameters: int
+    trained: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLine:
+    """A stream: what one typical item becomes. `length` and `channels` are of the features of one unit."""
+
+    name: str
+    modality: Modality
+    into: str
+    units: int
+    length: int
+    channels: int
+    tokens: int
+    published: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """A stage: the cost of a sample that fills the context and holds one item of each stream, in FLOPs and bytes."""
+
+    name: str
+    trained: int
+    published: float | None
+    batch: int
+    micro_batch: int
+    positions: int
+    text: int  # positions that the items leave for text
+    forward: float
+    backward: float  # with what gradient checkpointing computes again
+    memory: Memory
+
+    @property
+    def step(self) -> float:
+        """FLOPs of one optimiser step."""
+        return self.batch * (self.forward + self.backward)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that can be known of a system from its config."""
+
+    name: str
+    about: str
+    length: int
+    parameters: int
+    published: float | None
+    source: str
+    note: str
+    devices: int
+    parts: tuple[PartLine, ...]
+    streams: tuple[StreamLine, ...]
+    stages: tuple[StageLine, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as numbers: parameters, FLOPs, bytes; nothing is rounded."""
+        found = asdict(self)
+        for line, stage in zip(found["stages"], self.stages, strict=True):
+            line["step"] = stage.step
+            line["memory"]["total"] = stage.memory.total
+        return found
+
+    def table(self) -> str:
+        """The plan as columns of plain text."""
+        head = f"{self.name}: {self.about}" if self.about else self.name
+        sections = [self._parts(), self._streams(), self._costs(), self._memory()]
+        told = [head, *(render(s) for s in sections if s.rows)]
+        if self.source:
+            told.append(f"published: {self.source}" + (f"\n           {self.note}" if self.note else ""))
+        return "\n\n".join(told) + "\n"
+
+    def _parts(self) -> Section:
+        rows = [
+            (p.id, p.type, p.weights or "-", amount(p.parameters), *(amount(p.trained[s.name]) for s in self.stages))
+            for p in self.parts
+        ]
+        rows.append(("total", "", "", amount(self.parameters), *(amount(s.trained) for s in self.stages)))
+        said = [self.published, *(s.published for s in self.stages)]
+        if any(said):
+            counted = [self.parameters, *(s.trained for s in self.stages)]
+            rows.append(("published", "", "", *(amount(v) for v in said)))
+            rows.append(("ratio", "", "", *(ratio(c, v) for c, v in zip(counted, said, strict=True))))
+        return Section(
+            ("part", "class", "weights", "parameters", *(f"trained: {s.name}" for s in self.stages)), rows, left=3
+        )
+
+    def _streams(self) -> Section:
+        rows = [
+            (
+                s.name,
+                s.modality,
+                s.into,
+                str(s.units),
+                f"{s.length} x {s.channels}",
+                str(s.tokens),
+                str(s.published or "-"),
+            )
+            for s in self.streams
+        ]
+        return Section(
+            ("stream", "item", "into", "units", "features a unit", "tokens an item", "published"), rows, left=3
+        )
+
+    def _costs(self) -> Section:
+        rows = [
+            (
+                s.name,
+                str(s.positions),
+                str(s.positions - s.text),
+                str(s.text),
+                amount(s.forward),
+                amount(s.backward),
+                str(s.batch),
+                amount(s.step),
+            )
+            for s in self.stages
+        ]
+        head = ("stage", "positions", "slots", "text", "forward", "backward", "batch", "FLOPs a step")
+        note = (
+            "FLOPs of a sample that fills the context, with one item of each stream: 2 for each product of two numbers."
+        )
+        return Section(head, rows, left=1, note=note)
+
+    def _memory(self) -> Section:
+        rows = []
+        for s in self.stages:
+            m = s.memory
+            parts = (m.weights, m.copies, m.gradients, m.moments, m.activations, m.total)
+            rows.append((s.name, str(s.micro_batch), *(gibibytes(v) for v in parts)))
+        head = ("stage", "micro-batch", "weights", "copies", "gradients", "moments", "activations", "total GiB")
+        where = (
+            "on one device"
+            if self.devices == 1
+            else f"on each of {self.devices} devices that share weights, gradients and moments"
+        )
+        return Section(head, rows, left=1, note=f"GiB {where}, estimated: see the docstrings of mmlm.plan.memory.")

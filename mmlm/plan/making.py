@@ -1,0 +1,193 @@
+"""Part of the plan: from a config to its lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmlm.assemble import assemble
+from mmlm.backbones.backbone import Backbone
+from mmlm.config import PartConfig, StageConfig, SystemConfig
+from mmlm.errors import InputError
+from mmlm.interfaces import Encoder, Features
+from mmlm.model import MultimodalModel, Stream
+from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
+from mmlm.plan.memory import BYTES, activations, logits, of_parameters, stored
+from mmlm.plan.work import Places, Work, llm, on_shapes
+from mmlm.sample import Audio, Image, Item, Modality, Video
+from mmlm.training.policy import trained
+
+_INSTRUCTION = 32  # ids of the instruction that an aligner which reads it is counted with
+
+
+def plan(config: SystemConfig, *, devices: int = 1) -> Plan:
+    """The plan of `config`. Several `devices` divide weights, gradients and moments among them (fully sharded).
+
+    Raises InputError for a config that cannot be built, or whose items alone fill the context.
+    """
+    if devices < 1:
+        raise InputError(f"a plan needs at least 1 device, got {devices}")
+    model = assemble(config, load=False, device="meta").model
+    said = config.published
+    streams = [_stream(config, n, s) for n, s in model.streams.items()]
+    opened = {s.name: [p for found in trained(model, s).values() for _, p in found] for s in config.stages}
+    parts = [_part(config, model, n, [p for _, p in named], opened) for n, named in model.parts().items()]
+    inputs = _Inputs(model)
+    return Plan(
+        name=config.name,
+        about=config.about,
+        length=config.length,
+        parameters=sum(p.parameters for p in parts),
+        published=said.parameters if said else None,
+        source=said.source if said else "",
+        note=said.note if said else "",
+        devices=devices,
+        parts=tuple(parts),
+        streams=tuple(streams),
+        stages=tuple(_stage(config, s, inputs, opened[s.name], streams, devices) for s in config.stages),
+    )
+
+
+def _part(
+    config: SystemConfig,
+    model: MultimodalModel,
+    part: str,
+    held: Sequence[nn.Parameter],
+    opened: Mapping[str, Sequence[nn.Parameter]],
+) -> PartLine:
+    mine = {id(p) for p in held}
+    counts = {stage: sum(p.numel() for p in found if id(p) in mine) for stage, found in opened.items()}
+    kind = type(model.get_submodule(part)).__name__
+    return PartLine(part, kind, _origin(config, part), sum(p.numel() for p in held), counts)
+
+
+def _origin(config: SystemConfig, part: str) -> str:
+    """The checkpoint that a part's values come from, as the config says; empty where they start at random."""
+    first, *rest = part.split(".")
+    found: PartConfig | str = config.backbone
+    if first == "inputs":
+        found = getattr(config.inputs[rest[0]], rest[1])
+    elif rest[:1] == ["grafts"]:
+        found = config.backbone.grafts[rest[1]]
+    while isinstance(found, PartConfig) and found.weights is None and found.encoder is not None:
+        found = found.encoder
+    return found if isinstance(found, str) else found.weights or ""
+
+
+def _stream(config: SystemConfig, name: str, stream: Stream) -> StreamLine:
+    units, shape = stream.eyes.units(), stream.eyes.shape
+    said = config.published.tokens.get(name) if config.published else None
+    tokens = stream.aligner.tokens(units)
+    return StreamLine(
+        name, config.inputs[name].modality, stream.into, units, shape.length, shape.channels, tokens, said
+    )
+
+
+def _stage(
+    config: SystemConfig,
+    stage: StageConfig,
+    inputs: "_Inputs",
+    opened: Sequence[nn.Parameter],
+    streams: Sequence[StreamLine],
+    devices: int,
+) -> StageLine:
+    length = min(stage.length or config.length, config.length)
+    slots = sum(s.tokens for s in streams if s.into == "slots")
+    if slots >= length:
+        raise InputError(
+            f"stage {stage.name!r}: one item of each stream takes {slots} slots, but the context has {length} positions; "
+            f"raise `length`, or use an aligner that gives fewer tokens"
+        )
+    backbone, recompute = inputs.model.backbone, stage.gradient_checkpointing
+    remembered = [s for s in streams if s.into == "memory"]
+    places = Places(length, length - slots, sum(s.tokens for s in remembered), inputs.width(remembered))
+    with _training(opened):
+        before = sum((inputs.work(s) for s in streams), Work())
+        only_head = {id(backbone.head.weight)} - {id(backbone.embeddings.weight)}
+        flows = any(id(p) not in only_head for p in opened)
+        layers, head = llm(backbone, places, flows)
+        crossed = (
+            sum(p.numel() for p in _matrices(backbone) if not p.requires_grad and p.element_size() == 4) if flows else 0
+        )
+    weights = stored(inputs.model.parameters(), config.backbone.options.get("quantize", "none"))
+    memory = of_parameters(weights, opened, crossed, backbone.layers, stage.precision, recompute, devices)
+    kept = activations(layers.kept, backbone.layers, length, backbone.width, stage.precision, recompute)
+    kept += (before.kept + head.kept) * BYTES[stage.precision]
+    micro = min(stage.micro_batch or stage.batch, ceil(stage.batch / devices))
+    work = before + layers + head
+    return StageLine(
+        name=stage.name,
+        trained=sum(p.numel() for p in opened),
+        published=config.published.trainable.get(stage.name) if config.published else None,
+        batch=stage.batch,
+        micro_batch=micro,
+        positions=length,
+        text=places.text,
+        forward=work.forward,
+        backward=work.backward + layers.forward * (recompute and flows),
+        memory=replace(memory, activations=kept * micro + logits(places.text * micro, backbone.rows)),
+    )
+
+
+def _matrices(backbone: Backbone) -> list[nn.Parameter]:
+    """The weights that a forward multiplies with: all matrices but the table of embeddings."""
+    table = id(backbone.embeddings.weight)
+    return [p for p in backbone.parameters() if p.ndim == 2 and id(p) != table]
+
+
+@contextmanager
+def _training(opened: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, exactly `opened` take gradients."""
+    for p in opened:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in opened:
+            p.requires_grad_(False)
+
+
+class _Inputs:
+    """The streams of a model, run on shapes; each part once for each set of its parameters that is trained."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        self.model = model
+        self._known: dict[tuple[int, ...], Work] = {}
+
+    def width(self, streams: Sequence[StreamLine]) -> int:
+        """Channels of the memory that `streams` feed, 0 where there are none."""
+        return max((self.model.streams[s.name].aligner.width for s in streams), default=0)
+
+    def work(self, line: StreamLine) -> Work:
+        """The work of one item: its units through the encoder, their features through the aligner."""
+        stream = self.model.streams[line.name]
+        learns = any(p.requires_grad for p in stream.eyes.parameters())
+        values = torch.zeros(line.units, line.length, line.channels, device="meta", requires_grad=learns)
+        said = torch.ones(1, _INSTRUCTION, dtype=torch.long, device="meta") if stream.aligner.tokenize else None
+        seen = self._once(stream.eyes, (1, line.length, line.channels), learns, _unit(stream.eyes, line.modality))
+        aligned = self._once(
+            stream.aligner, (line.tokens, stream.aligner.width), learns, Features(values, (line.units,), said)
+        )
+        return seen * line.units + aligned
+
+    def _once(self, module: nn.Module, promised: tuple[int, ...], learns: bool, given: object) -> Work:
+        key = (id(module), learns, *(id(p) for p in module.parameters() if p.requires_grad))
+        if key not in self._known:
+            out, self._known[key] = on_shapes(module, given)
+            if tuple(out.shape) != promised:
+                raise ValueError(f"{type(module).__name__} promised {promised} and gave {tuple(out.shape)}")
+        return self._known[key]
+
+
+def _unit(encoder: Encoder, modality: Modality) -> Tensor:
+    """One unit of an encoder, as a shape: what its transform makes of a blank item."""
+    blank: dict[Modality, Item] = {
+        "image": Image(np.zeros((64, 64, 3), np.uint8)),
+        "audio": Audio(np.zeros(16_000, np.float32), 16_000),
+        "video": Video(np.zeros((2, 64, 64, 3), np.uint8), 1.0),
+    }
+    return encoder.transform(blank[modality])[:1].to("meta")

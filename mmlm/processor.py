@@ -1,0 +1,218 @@
+"""Conversations to batches: one object serves training, evaluation and the demo.
+
+It writes exactly as many slots as encoder and aligner will give tokens; a slot is a position, not an id, so no text can
+make one. It lives in data workers: it holds no weights and pickles.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmlm.batch import IGNORE, Batch, Units
+from mmlm.errors import InputError
+from mmlm.interfaces import Tokenize, Transform
+from mmlm.media import digest
+from mmlm.sample import Modality, Sample
+from mmlm.templates import Template
+from mmlm.vocabulary import Place, Rendered, Segment, Text, Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What the processor knows of a stream: how an item becomes units, and how many tokens units become."""
+
+    modality: Modality
+    transform: Transform
+    tokens: Callable[[int], int]
+    into: Literal["slots", "memory"] = "slots"
+    before: str = ""
+    after: str = ""
+    marker: str = ""
+    tokenize: Tokenize | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One item in one stream: its units, and where in its example it begins and its slots are."""
+
+    stream: str
+    units: Float[Tensor, "n ..."]
+    start: int
+    slots: int
+    key: str
+    instruction: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sample as ids, labels and units. `dropped` counts exchanges left out because the context was full; `lead` is
+    what a reply to it begins with that is the template's, not the model's."""
+
+    ids: list[int]
+    labels: list[int]
+    placed: list[Placed]
+    id: str
+    dropped: int = 0
+    lead: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def learned(self) -> int:
+        """Supervised tokens. The first position of a sample predicts from nothing, so it never counts."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+
+@dataclass(slots=True)
+class _Laid:
+    """A run of segments laid out: what an example is made of."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+
+    def put(self, ids: Sequence[int], learn: bool) -> None:
+        """Append ids, supervised or not."""
+        self.ids += ids
+        self.labels += ids if learn else [IGNORE] * len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Sample -> Example -> Batch. `length` is the context: the most positions a sample may take."""
+
+    vocabulary: Vocabulary
+    streams: Mapping[str, StreamPlan]
+    length: int
+
+    def __call__(
+        self, sample: Sample, *, reply: bool = False, template: Template | None = None, length: int | None = None
+    ) -> Example:
+        """Raises InputError for an item that cannot be read, an item no stream takes, a sample that is too long even as
+        one exchange, or a training sample with nothing to learn."""
+        limit = min(length or self.length, self.length)
+        rendered = self._render(sample, reply, template)
+        laid = [self._lay(run, sample) for run in (rendered.head, *rendered.exchanges)]
+        dropped = 0
+        while len(laid) > 2 and sum(len(run.ids) for run in laid) > limit:
+            dropped += 1
+            if reply:  # what opens the text may stand in the first exchange, so that it is written anew without it
+                rendered = self._render(sample, reply, template, skip=dropped)
+                laid = [self._lay(run, sample) for run in (rendered.head, *rendered.exchanges)]
+            else:
+                laid.pop()
+        if (need := sum(len(run.ids) for run in laid)) > limit:
+            slots = sum(p.slots for run in laid for p in run.placed)
+            raise InputError(
+                f"{sample.origin or sample.id}: the sample needs {need} positions ({slots} of them slots of items), the "
+                f"context has {limit}; raise `length`, shorten the text, or use fewer items"
+            )
+        whole = _Laid()
+        for run in laid:
+            whole.placed += [replace(p, start=p.start + len(whole.ids)) for p in run.placed]
+            whole.ids += run.ids
+            whole.labels += run.labels
+        lead = rendered.leads[-1] if reply and rendered.leads else ""
+        example = Example(whole.ids, whole.labels, whole.placed, sample.id, dropped, lead)
+        if not reply and not example.learned:
+            raise InputError(f"{sample.origin or sample.id}: no supervised token: the assistant says nothing in it")
+        return example
+
+    def _render(self, sample: Sample, reply: bool, template: Template | None, skip: int = 0) -> Rendered:
+        around = {s.modality: self._frame(s.modality) for s in self.streams.values()}
+        return self.vocabulary.render(sample, reply=reply, template=template, skip=skip, around=around)
+
+    def _takers(self, modality: Modality) -> list[tuple[str, StreamPlan]]:
+        return [(n, s) for n, s in self.streams.items() if s.modality == modality]
+
+    def _frame(self, modality: Modality) -> tuple[str, str]:
+        """The texts before and after an item: the first stream's `before`, the last one's `after`, and the markers."""
+        takers = [s for _, s in self._takers(modality)]
+        markers = "".join(s.marker for s in takers if s.into == "memory")
+        slots = [s for s in takers if s.into == "slots"]
+        return (slots[0].before, slots[-1].after + markers) if slots else ("", markers)
+
+    def _lay(self, segments: Sequence[Segment], sample: Sample) -> _Laid:
+        """Ids and labels of some segments, with slots for their items."""
+        laid = _Laid()
+        for segment in segments:
+            if isinstance(segment, Text):
+                laid.put(segment.ids, segment.learn)
+            else:
+                self._place(segment, laid, sample)
+        return laid
+
+    def _place(self, place: Place, laid: _Laid, sample: Sample) -> None:
+        takers = self._takers(place.item.modality)
+        if not takers:
+            known = ", ".join(sorted({s.modality for s in self.streams.values()})) or "text"
+            raise InputError(
+                f"{sample.origin or sample.id}: it holds a {place.item.modality} item, but the system's inputs take only {known}"
+            )
+        slotted = [n for n, s in takers if s.into == "slots"]
+        for name, stream in takers:
+            try:
+                units = stream.transform(place.item)
+            except InputError as e:
+                raise InputError(f"{sample.origin or sample.id}: {e}") from e
+            slots = stream.tokens(len(units)) if stream.into == "slots" else 0
+            instruction = stream.tokenize(sample.turns[place.turn].text) if stream.tokenize else None
+            # The frame of the first and the last stream is written already; between two streams each has its own.
+            if stream.into == "slots" and name != slotted[0]:
+                laid.put(self.vocabulary.structure(stream.before), learn=False)
+            laid.placed.append(Placed(name, units, len(laid.ids), slots, digest(place.item), instruction))
+            laid.put([self.vocabulary.pad] * slots, learn=False)
+            if stream.into == "slots" and name != slotted[-1]:
+                laid.put(self.vocabulary.structure(stream.after), learn=False)
+
+    def collate(self, rows: Sequence[Sequence[Example]], *, left: bool = False) -> Batch:
+        """Rows of examples (several in a row: packed) as a batch, padded on the right to learn, on the left to reply."""
+        width = max(sum(len(e) for e in row) for row in rows)
+        ids = torch.full((len(rows), width), self.vocabulary.pad)
+        labels = torch.full((len(rows), width), IGNORE)
+        segments = torch.zeros_like(ids)
+        positions = torch.zeros_like(ids)
+        placed: dict[str, list[tuple[int, Placed]]] = {}
+        for r, row in enumerate(rows):
+            at = width - sum(len(e) for e in row) if left else 0
+            for s, example in enumerate(row, start=1):
+                here = slice(at, at + len(example))
+                ids[r, here] = torch.tensor(example.ids)
+                # The first position of a sample would be predicted from the sample before it.
+                labels[r, here] = torch.tensor([IGNORE, *example.labels[1:]])
+                segments[r, here] = s
+                positions[r, here] = torch.arange(len(example))
+                for p in example.placed:
+                    placed.setdefault(p.stream, []).append((r * width + at + p.start, p))
+                at += len(example)
+        streams = {name: _gather(placed[name], self.streams[name]) for name in self.streams if name in placed}
+        return Batch(ids, positions, segments, labels, streams, tuple(e.id for row in rows for e in row))
+
+
+def _gather(placed: list[tuple[int, Placed]], stream: StreamPlan) -> Units:
+    """All items of one stream. Their slots are counted once more against what the aligner promises for their units."""
+    for _, p in placed:
+        if stream.into == "slots" and stream.tokens(len(p.units)) != p.slots:
+            raise ValueError(
+                f"stream {p.stream}: {p.slots} slots for an item of {len(p.units)} units, which gives {stream.tokens(len(p.units))} tokens"
+            )
+    where = [torch.arange(start, start + p.slots) for start, p in placed]
+    instruction: Int[Tensor, "N I"] | None = None
+    if stream.tokenize is not None:
+        instruction = pad_sequence(
+            [torch.tensor(p.instruction or [], dtype=torch.long) for _, p in placed], batch_first=True
+        )
+    return Units(
+        values=torch.cat([p.units for _, p in placed]),
+        counts=tuple(len(p.units) for _, p in placed),
+        starts=torch.tensor([start for start, _ in placed]),
+        where=torch.cat(where),
+        keys=tuple(p.key for _, p in placed),
+        instruction=instruction,
+    )

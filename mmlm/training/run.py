@@ -1,0 +1,146 @@
+"""The folder of a run: its config, its vocabulary, its checkpoints, and the way back to a model."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmlm.assemble import Assembly, assemble
+from mmlm.config import SystemConfig, dump, load
+from mmlm.errors import InputError
+from mmlm.model import MultimodalModel
+from mmlm.training import checkpoint, policy
+from mmlm.training.checkpoint import Checkpoint
+from mmlm.vocabulary import Vocabulary
+
+# What may change between two sittings of one run, because it changes no weight.
+_FREE = ("workers", "log_every", "save_every", "validate_every")
+
+
+@contextmanager
+def open_run(out: Path, config: SystemConfig) -> Iterator[None]:
+    """Create or continue the run folder `out`. Refuses a second process in it, and another config than it was begun with."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--out {out} cannot be made: {e.strerror}") from e
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise InputError(f"{out} is in use by another process; wait for it, or train into another folder") from e
+        written = out / "config.yaml"
+        if written.is_file():
+            _same(load(written), config, out)
+        else:
+            draft = out / ".config.yaml"
+            draft.write_text(dump(config), encoding="utf-8")
+            draft.rename(written)
+        yield
+
+
+def _same(old: SystemConfig, new: SystemConfig, out: Path) -> None:
+    def flat(value: object, at: str = "") -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for n, x in value.items() for k, v in flat(x, f"{at}.{n}" if at else str(n)).items()}
+        if isinstance(value, list):
+            return {k: v for n, x in enumerate(value) for k, v in flat(x, f"{at}.{n}").items()}
+        return {at: value}
+
+    a, b = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    differs = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k.rpartition(".")[2] not in _FREE]
+    if differs:
+        shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differs[:5])
+        raise InputError(
+            f"{out} was begun with another config ({shown}); use another --out, or the config it was begun with ({out / 'config.yaml'})"
+        )
+
+
+def carried(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str]) -> dict[str, Tensor]:
+    """What a checkpoint holds: every tensor but those of parts that come from `weights` and that no stage has trained."""
+    lent = {
+        n for p, found in model.parts().items() if _lender(p, borrowed) and not _touched(p, trained) for n, _ in found
+    }
+    lent_modules = [f"{p}." if p != "backbone" else "backbone.llm." for p in borrowed if not _touched(p, trained)]
+    tensors: dict[str, Tensor] = {n: p.detach() for n, p in model.named_parameters() if n not in lent}
+    for name, buffer in _buffers(model).items():
+        if not any(name.startswith(m) for m in lent_modules):
+            tensors[name] = buffer
+    return tensors
+
+
+def _lender(part: str, borrowed: Mapping[str, str]) -> str | None:
+    """The borrowed part that `part` belongs to: the LLM's embedding and head are lent with the LLM."""
+    return (
+        part
+        if part in borrowed
+        else ("backbone" if part in ("backbone.embeddings", "backbone.head") and "backbone" in borrowed else None)
+    )
+
+
+def _touched(part: str, trained: set[str]) -> bool:
+    return any(
+        t == part or t.startswith(part + ".") or (t == "backbone" and _lender(part, {"backbone": ""}) == "backbone")
+        for t in trained
+    )
+
+
+def _buffers(model: MultimodalModel) -> dict[str, Tensor]:
+    """The buffers that a state dict holds."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers())
+    return {n: buffers[n] for n in model.state_dict(keep_vars=True) if n in buffers and n not in parameters}
+
+
+def lent(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str]) -> dict[str, str]:
+    """A hash of each part that the checkpoint does not hold, so that another base is refused when it is loaded."""
+    return {
+        p: policy.fingerprint(found)
+        for p, found in model.parts().items()
+        if _lender(p, borrowed) and not _touched(p, trained)
+    }
+
+
+def whole(borrowed: Mapping[str, str], trained: set[str]) -> set[str]:
+    """Borrowed parts whose every value the checkpoint holds, so that their `weights` need not be read again."""
+    return {p for p in borrowed if p in trained}
+
+
+def restore(run: Path, config: SystemConfig, device: torch.device | str) -> Assembly:
+    """The run's system with the values of its newest complete checkpoint."""
+    found, passed = checkpoint.newest(run / "checkpoints")
+    if found is None:
+        reasons = "; ".join(passed) or "there is none"
+        raise InputError(f"{run} has no complete checkpoint ({reasons}); run `mmlm train` again to go on")
+    return load_checkpoint(run, config, found, device)
+
+
+def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: torch.device | str) -> Assembly:
+    """Build the system of `config` and put the values of one checkpoint in. Strict: one source for every tensor."""
+    state = found.state
+    about = {"template": config.template, "system": config.system, "add_tokens": config.backbone.add_tokens}
+    vocabulary = Vocabulary.load(run / "vocabulary", **about) if (run / "vocabulary").is_dir() else None
+    trained = set(state["trained"])
+    assembly = assemble(config, device=device, vocabulary=vocabulary, held=set(state["whole"]))
+    model = assembly.model
+    wanted = set(carried(model, assembly.borrowed, trained))
+    checkpoint.load_into(model, found.tensors("weights"), wanted, found.path / "weights.safetensors")
+    for part, expected in state["lent"].items():
+        if (got := lent(model, assembly.borrowed, trained).get(part)) != expected:
+            raise InputError(
+                f"{found.path}: the run was trained on other values of {part} than {assembly.borrowed.get(part) or assembly.borrowed.get('backbone')} "
+                f"holds now (hash {got}, the run says {expected}); give the weights that it was trained on"
+            )
+    name = hashlib.sha256(json.dumps([read_hash(found), dump(config)]).encode()).hexdigest()[:16]
+    return replace(assembly, fingerprint=name)
+
+
+def read_hash(found: Checkpoint) -> str:
+    """What identifies a checkpoint's values: the hash of its weights."""
+    return str(checkpoint.read_json(found.path / checkpoint.MANIFEST)["files"]["weights.safetensors"]["sha256"])

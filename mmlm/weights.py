@@ -1,0 +1,202 @@
+"""Where a part's pretrained values come from: a hub name, a folder, or a package that carries weights.
+
+Untrusted input: only JSON and safetensors are read, remote code is refused, and every tensor has exactly one source.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlm.errors import InputError
+
+_CATALOGUE = Path(__file__).parent / "config" / "catalogue.json"
+PACKAGE = "package:"
+
+
+@cache
+def catalogue() -> dict[str, dict[str, Any]]:
+    """The configs of public checkpoints by hub name, so that a plan needs no network."""
+    found: dict[str, dict[str, Any]] = json.loads(_CATALOGUE.read_text(encoding="utf-8"))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint by name. With `load` False only its shape is built: the values come from a run, or are not needed
+    (a plan on the meta device). With `tiny` the shape shrinks to a few small layers of the same class, at random."""
+
+    name: str
+    load: bool = True
+    tiny: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether the name is a folder on this machine."""
+        return Path(self.name).expanduser().is_dir()
+
+    def folder(self) -> Path:
+        """The folder that holds the files; fetches them from the hub where the name is not local."""
+        if self.name.startswith(PACKAGE):
+            from mmlm.packages import unpack
+
+            return unpack(self.name.removeprefix(PACKAGE))
+        if self.local:
+            return Path(self.name).expanduser()
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
+
+        try:
+            found = snapshot_download(
+                self.name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
+            raise InputError(
+                f"weights {self.name!r} are neither a folder here nor to be had from the hub ({type(e).__name__}: "
+                f"{str(e).splitlines()[0]}); give a folder, or check the name and the network"
+            ) from e
+        return Path(found)
+
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's config.json; from the catalogue where the name stands there, so that no network is needed."""
+        if self.name in catalogue() and not self.local:
+            return catalogue()[self.name]
+        if not (self.load or self.local or self.name.startswith(PACKAGE)):
+            raise InputError(
+                f"the shape of {self.name!r} is not known without a download: it is neither a folder nor in the "
+                f"catalogue (mmlm/config/catalogue.json); fetch it once and give the folder"
+            )
+        return read_json(self.folder() / "config.json")
+
+    def transformers(self, cls: Any, part: str | None = None, **changes: Any) -> nn.Module:
+        """The transformers module `cls` (a model class or an Auto class) in fp32, on the default device.
+
+        `part` names the sub-config to use where the checkpoint holds a larger model ("vision_config"); `changes` are set
+        on the config. Loading is strict: a missing or misshapen tensor is an InputError that names it.
+        """
+        from transformers import CONFIG_MAPPING, AutoConfig
+
+        raw = self.config()
+        refuse_code(raw, self.name)
+        if part and part in raw:
+            raw = dict(raw[part])
+        kind = cls.config_class if getattr(cls, "config_class", None) else None
+        if kind is None:
+            if raw.get("model_type") not in CONFIG_MAPPING:
+                raise InputError(
+                    f"{self.name}: config.json has model_type {raw.get('model_type')!r}, which transformers does not know"
+                )
+            kind = CONFIG_MAPPING[raw["model_type"]]
+        config = kind.from_dict(shrink(raw) if self.tiny else raw)
+        for key, value in changes.items():
+            setattr(config, key, value)
+        if self.tiny or not self.load:
+            return (cls.from_config(config) if hasattr(cls, "from_config") else cls(config)).float().eval()
+        folder = self.folder()
+        if not list(folder.glob("*.safetensors")):
+            other = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pth", ".pt", ".ckpt", ".pkl"})
+            raise InputError(
+                f"{folder} holds no .safetensors file"
+                + (f", only {', '.join(other)}, which are pickles and are not read" if other else "")
+                + "; convert the weights to safetensors first"
+            )
+        del AutoConfig
+        model, info = cls.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, in one message with what is missing
+            output_loading_info=True,
+            local_files_only=True,
+        )
+        missing, wrong = sorted(info["missing_keys"]), sorted(str(k[0]) for k in info.get("mismatched_keys", ()))
+        if missing or wrong:
+            raise InputError(
+                f"{folder}: tensors missing for {cls.__name__}: {', '.join(missing[:5]) or 'none'}; of another shape: {', '.join(wrong[:5]) or 'none'}"
+            )
+        return model.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; InputError where it is absent or is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(f"{path} does not exist; expected a folder with config.json and .safetensors files") from e
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise InputError(f"{path} is not JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a JSON {type(found).__name__}; expected an object")
+    return found
+
+
+def refuse_code(raw: dict[str, Any], name: str) -> None:
+    """Refuse a config that asks for code from the checkpoint (`auto_map`), at any depth."""
+    if "auto_map" in raw:
+        raise InputError(
+            f"{name}: its config.json asks for code from the checkpoint (auto_map), which is never run; use a checkpoint of a class that transformers knows"
+        )
+    for value in raw.values():
+        if isinstance(value, dict):
+            refuse_code(value, name)
+
+
+# Small sizes by the names that transformers configs use; layers keep at least what "every 4th layer" and "layer -2" need.
+_SMALL: dict[str, int] = {
+    "hidden_size": 32,
+    "d_model": 32,
+    "n_embd": 32,
+    "word_embed_proj_dim": 32,
+    "embed_dim": 32,
+    "intermediate_size": 64,
+    "ffn_dim": 64,
+    "d_ff": 64,
+    "n_inner": 64,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "num_attention_heads": 4,
+    "num_heads": 4,
+    "n_heads": 4,
+    "n_head": 4,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "head_dim": 8,
+    "d_kv": 8,
+    "projection_dim": 16,
+    "num_hidden_layers": 4,
+    "n_layers": 4,
+    "n_layer": 4,
+    "num_layers": 4,
+    "num_decoder_layers": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+}
+
+
+def shrink(raw: dict[str, Any]) -> dict[str, Any]:
+    """A config of the same class with small widths and few layers (nested configs too); what is smaller already stays."""
+    small: dict[str, Any] = {}
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            small[key] = shrink(value)
+        elif key in _SMALL and isinstance(value, int):
+            small[key] = min(value, _SMALL[key])
+        else:
+            small[key] = value
+    if "num_key_value_heads" in raw:
+        grouped = raw.get("num_key_value_heads") != raw.get("num_attention_heads")
+        small["num_key_value_heads"] = 2 if grouped else small["num_attention_heads"]
+    if isinstance(raw.get("image_size"), int) and isinstance(raw.get("patch_size"), int):
+        small["image_size"] = 4 * raw["patch_size"]
+    return small

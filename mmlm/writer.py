@@ -1,0 +1,208 @@
+"""Writes a conversation as segments: ids with labels, and the places of items, in the order of a template's layout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+from mmlm.codec import Codec
+from mmlm.errors import InputError
+from mmlm.sample import Item, Modality, Part, Sample
+from mmlm.templates import SYSTEM, Front, Layout, Mark, Piece, Template
+
+Around = Mapping[Modality, tuple[str, str]]  # the texts of a template's kind before and after an item
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Ids of text, all of them supervised or none."""
+
+    ids: tuple[int, ...]
+    learn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Here stands an item of `sample.turns[turn]`."""
+
+    item: Item
+    turn: int
+
+
+Segment = Text | Place
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as segments; each of `exchanges` is a user turn and the reply to it.
+
+    Exchanges may be left out from the end of the list. From its beginning they may not, because the first one can
+    carry what opens the whole text: render again with `skip`. `leads[k]` stands in front of the assistant's own words
+    in exchange k and is learned with them (a space, mostly).
+    """
+
+    head: tuple[Segment, ...]
+    exchanges: tuple[tuple[Segment, ...], ...]
+    leads: tuple[str, ...]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, in reading order."""
+        return (*self.head, *(s for e in self.exchanges for s in e))
+
+
+def conversation(sample: Sample, reply: bool) -> tuple[str | None, list[int]]:
+    """The sample's own system text (None: it has no such turn), and which of its turns are the exchanges.
+
+    Raises InputError where turns do not alternate, where an item stands in an assistant or system turn, where the last
+    turn is not the user's (`reply`) or the assistant's, or where the assistant says nothing.
+    """
+    roles = [t.role for t in sample.turns]
+    system = sample.turns[0].text if roles[:1] == ["system"] else None
+    turns = list(range(system is not None, len(roles)))
+    if system is not None and sample.turns[0].items:
+        raise InputError("the system turn holds an item, expected text; put the item into a user turn")
+    for k, t in enumerate(turns):
+        if roles[t] != (expected := "assistant" if k % 2 else "user"):
+            raise InputError(
+                f"turn {t + 1} is of the {roles[t]}, expected the {expected}: one system turn may come first, then "
+                f"user and assistant take turns; mend the record or its reader"
+            )
+        if k % 2 and sample.turns[t].items:
+            raise InputError(f"turn {t + 1}: the assistant says an item, but this model answers with text only")
+    if not turns or len(turns) % 2 != reply:
+        expected = "user, to whom to reply" if reply else "assistant, from whom to learn"
+        raise InputError(
+            f"it ends with {f'a turn of the {roles[-1]}' if turns else 'no turn'}, expected the {expected}"
+        )
+    if not reply and not any(sample.turns[t].text.strip() for t in turns[1::2]):
+        raise InputError("no supervised token: the assistant says nothing in any turn; leave the record out")
+    return system, turns
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a turn puts into a layout: items in front of its mark, and parts behind it. `turn` counts in the sample."""
+
+    turn: int
+    front: tuple[Item, ...]
+    parts: tuple[Part, ...]
+
+
+def gather(sample: Sample, turns: Sequence[int], system: str, template: Template) -> dict[int, Said]:
+    """What `sample.turns[t]`, for t in `turns`, and the system text put into a layout of `template`."""
+    contents = {SYSTEM: Said(SYSTEM, (), (system,))}
+    for k, t in enumerate(turns):
+        parts = [p for p in sample.turns[t].parts if p != ""]
+        if k % 2 == 0 and not template.user_text:
+            parts = [p for p in parts if not isinstance(p, str)]
+        leading = takewhile(lambda p: not isinstance(p, str), parts) if template.items == "front" else ()
+        front = tuple(p for p in leading if not isinstance(p, str))
+        contents[k] = Said(t, front, tuple(parts[len(front) :]))
+    return contents
+
+
+def write(
+    codec: Codec,
+    template: Template,
+    plan: Layout,
+    contents: Mapping[int, Said],
+    *,
+    bos: int | None,
+    learn: bool,
+    around: Around,
+) -> Rendered:
+    """The segments of `plan` with its contents, up to the turn that is still to be said."""
+    writer = _Writer(codec, contents, around, learn)
+    if bos is not None and template.bos != "none":
+        writer.open(bos, at_once=template.bos == "start")
+    head, *exchanges = [writer.write(run) for run in (plan.head, *plan.exchanges)]
+    return Rendered(head, tuple(exchanges), tuple(writer.leads))
+
+
+class _Writer:
+    """Writes one conversation, and keeps in mind whether the next piece is the start of a text."""
+
+    def __init__(self, codec: Codec, contents: Mapping[int, Said], around: Around, learn: bool) -> None:
+        self._codec, self._contents, self._around, self._learn = codec, contents, around, learn
+        self.leads: list[str] = []
+        self._at: Literal["text", "section", "inside"] = "text"
+        self._opening: int | None = None
+        self._run: list[Segment] = []
+
+    def open(self, bos: int, *, at_once: bool) -> None:
+        """Begin with an id: at once, or when the first text comes (a reply that is still to be said is one)."""
+        self._opening = bos
+        if at_once:
+            self._put((), learn=False)
+
+    def write(self, run: Sequence[Piece]) -> tuple[Segment, ...]:
+        """The segments of some pieces, up to the turn still to be said."""
+        for piece in run:
+            if isinstance(piece, Mark):
+                self._mark(piece.text, learn=piece.learn)
+            elif isinstance(piece, Front):
+                for item in self._contents[piece.turn].front:
+                    self._place(item, self._contents[piece.turn].turn)
+            else:
+                reply = piece.turn > 0 and piece.turn % 2 == 1
+                if reply:
+                    self.leads.append(self._spaced(piece.glue + ".", learn=True)[:-1])
+                if piece.turn not in self._contents:
+                    self._put((), learn=False)
+                    break
+                self._body(self._contents[piece.turn], piece.glue, learn=reply)
+        done, self._run = tuple(self._run), []
+        return done
+
+    def _mark(self, text: str, learn: bool = False) -> None:
+        for part in self._codec.parts(text):
+            if isinstance(part, int):
+                self._put((part,), learn)
+                self._at = "section"
+            else:
+                self._say(part, learn)
+
+    def _body(self, said: Said, glue: str, learn: bool) -> None:
+        text = glue
+        for part in said.parts:
+            if isinstance(part, str):
+                text += part
+                continue
+            # Spaces alone belong to the text that frames the item, as they would in one string.
+            spaces = "" if text.strip(" ") else text
+            self._say(text[len(spaces) :], learn)
+            self._place(part, said.turn, spaces)
+            text = ""
+        self._say(text, learn)
+
+    def _place(self, item: Item, turn: int, spaces: str = "") -> None:
+        before, after = self._around.get(item.modality, ("", ""))
+        self._mark(spaces + before)
+        self._run.append(Place(item, turn))
+        self._at = "text"
+        self._mark(after)
+
+    def _say(self, text: str, learn: bool) -> None:
+        if text:
+            self._put(self._codec.encode(self._spaced(text, learn)), learn)
+            self._at = "inside"
+
+    def _spaced(self, text: str, learn: bool) -> str:
+        """The text with the space that the original tokenizer would put in front of it here. What is learned gets it
+        even where a space stands already, so that it can be told from the text's own."""
+        space = self._codec.space
+        if self._at == "inside" or space.where == "never" or (self._at == "section" and space.where == "text"):
+            return text
+        return " " + text if learn or not space.stands(text) else text
+
+    def _put(self, ids: Sequence[int], learn: bool) -> None:
+        if self._opening is not None:
+            self._run.append(Text((self._opening,), learn=False))
+            self._opening = None
+        learn = learn and self._learn
+        last = self._run[-1] if self._run else None
+        if isinstance(last, Text) and last.learn == learn:
+            self._run[-1] = Text((*last.ids, *ids), learn)
+        elif ids:
+            self._run.append(Text(tuple(ids), learn))

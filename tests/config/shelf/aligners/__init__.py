@@ -1,0 +1,8 @@
+"""The aligners of the shelf."""
+
+PARTS = {
+    "mlp": "projectors:Mlp",
+    "linear": "projectors:Linear",
+    "resampler": "queries:Resampler",
+    "qformer": "queries:QFormer",
+}

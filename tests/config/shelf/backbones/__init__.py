@@ -1,0 +1,3 @@
+"""The backbones of the shelf."""
+
+PARTS = {"causal": "llm:Causal", "seq2seq": "llm:Seq2Seq"}

@@ -1,0 +1,3 @@
+"""The readers of the shelf."""
+
+PARTS = {"llava": "files:Llava", "captions": "files:Captions"}

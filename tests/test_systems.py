@@ -1,0 +1,91 @@
+"""Every shipped system: its file is read, planned at full size without a download, and held against published figures."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mmlm.config import SystemConfig, load
+from mmlm.plan import Plan, plan
+
+FOLDER = Path(__file__).parents[1] / "configs" / "systems"
+NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+@cache
+def planned(name: str) -> tuple[SystemConfig, Plan]:
+    config = load(FOLDER / f"{name}.yaml")
+    return config, plan(config)
+
+
+def off(counted: float, published: float) -> float:
+    return abs(counted / published - 1)
+
+
+def test_the_systems_are_there() -> None:
+    assert set(NAMES) >= {
+        "llava-7b",
+        "llava-1.5-7b",
+        "llava-1.5-13b",
+        "blip2-opt-2.7b",
+        "blip2-opt-6.7b",
+        "blip2-flan-t5-xl",
+        "instructblip-vicuna-7b",
+        "minigpt-4-7b",
+        "idefics-9b",
+        "otter-mpt-7b",
+        "vila-7b",
+        "video-chatgpt-7b",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_says_what_it_is(name: str) -> None:
+    """It opens with the system, its paper and what differs; its name is the file's; all its stages are published ones."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    head = text.split("\nname:")[0].split("\nbase:")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert "https://arxiv.org/abs/" in head and "What differs from the authors' code" in head
+    config, _ = planned(name)
+    assert config.name == name and config.about and config.published and config.stages
+    assert set(config.published.trainable) == {s.name for s in config.stages}
+    assert set(config.published.tokens) == set(config.inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_the_published_ones(name: str) -> None:
+    _, found = planned(name)
+    assert [s.tokens for s in found.streams] == [s.published for s in found.streams]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_within_one_percent(name: str) -> None:
+    _, found = planned(name)
+    if found.published is None:
+        assert "no total" in found.note
+    else:
+        assert off(found.parameters, found.published) < 0.01, found.table()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trained_parameters_are_within_one_percent(name: str) -> None:
+    _, found = planned(name)
+    for stage in found.stages:
+        assert stage.published and off(stage.trained, stage.published) < 0.01, found.table()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_fits_and_costs(name: str) -> None:
+    _, found = planned(name)
+    for stage in found.stages:
+        assert stage.text >= 32
+        assert stage.forward > 0 and stage.backward > 0 and stage.memory.activations > 0
+    assert f"{found.parameters / 1e9:.1f}" and found.table()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_shrinks(name: str) -> None:
+    """The same file at tiny scale is small enough for a test, with the same parts."""
+    small = plan(load(FOLDER / f"{name}.yaml", ["scale=tiny"]))
+    assert [p.id for p in small.parts] == [p.id for p in planned(name)[1].parts]
+    assert small.parameters < 40e6

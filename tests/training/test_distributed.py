@@ -1,0 +1,68 @@
+"""Two processes on the CPU (gloo) learn what one process learns, whatever each of them has in its batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from systems import tiny
+from training.test_loop import data
+
+from mmlm.config import dump
+from mmlm.training import train
+from mmlm.training.checkpoint import newest
+
+
+def launch(config: Path, out: Path, *flags: str) -> None:
+    """Train with two processes through `accelerate launch`."""
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, *flags, "-m", "mmlm", "train", str(config), "--out", str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found, _ = newest(run / "checkpoints")
+    assert found is not None
+    return found.tensors("weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--use_fsdp", "--fsdp_version", "2")], ids=["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns(flags: tuple[str, ...], tmp_path: Path) -> None:
+    config = tiny("mlp", tmp_path, data=data(tmp_path))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    train(config, tmp_path / "one")
+    launch(path, tmp_path / "two", *flags)
+    # One sample in eight has no picture: in some steps a rank has none at all.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
