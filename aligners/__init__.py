@@ -3,4 +3,10 @@
 if __name__ != "mmlm.aligners":
     raise ImportError("this folder is the package mmlm.aligners; import it by that name")
 
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "linear": "linear:Linear",
+    "mlp": "mlp:Mlp",
+    "qformer": "qformer:QFormer",
+    "resampler": "resampler:Resampler",
+    "spatiotemporal": "spatiotemporal:Spatiotemporal",
+}

@@ -40,7 +40,11 @@ def fill(module: nn.Module, file: Path, prefix: str = "", ignored: Sequence[str]
     # The counter of batch norm is bookkeeping, and some converters leave it out.
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     extra = [n for n in state if n not in own]
-    wrong = [f"{n} {list(t.shape)} for {list(own[n].shape)}" for n, t in state.items() if n in own and t.shape != own[n].shape]
+    wrong = [
+        f"{n} {list(t.shape)} for {list(own[n].shape)}"
+        for n, t in state.items()
+        if n in own and t.shape != own[n].shape
+    ]
     if missing or extra or wrong:
         kinds = (("missing", missing), ("left over", extra), ("of another shape", wrong))
         said = "; ".join(f"{kind}: {', '.join(n[:5])}{' ...' if len(n) > 5 else ''}" for kind, n in kinds if n)

@@ -153,7 +153,9 @@ def _described(weights: Weights) -> tuple[dict[str, Any], dict[str, Any], str]:
     if weights.local or weights.name.startswith(PACKAGE):
         raw = read_json(weights.folder() / "open_clip_config.json")
         config, preparation = raw.get("model_cfg", raw), raw.get("preprocess_cfg", {})
-        if not (isinstance(config, dict) and isinstance(config.get("vision_cfg"), dict) and isinstance(preparation, dict)):
+        if not (
+            isinstance(config, dict) and isinstance(config.get("vision_cfg"), dict) and isinstance(preparation, dict)
+        ):
             raise InputError(f"{weights.name}: expected an open_clip_config.json with a vision_cfg")
         return config, preparation, weights.name
     model, _, tag = weights.name.partition("/")
@@ -167,7 +169,9 @@ def _described(weights: Weights) -> tuple[dict[str, Any], dict[str, Any], str]:
         raise InputError(f"open_clip has no weights {tag!r} of {model}; known are {', '.join(known)}")
     hub = "/".join(preparation.get("hf_hub", "").split("/")[:2])
     if weights.load and not weights.tiny and not hub:
-        raise InputError(f"{weights.name} are published as a pickle only, which is not read; convert them to safetensors")
+        raise InputError(
+            f"{weights.name} are published as a pickle only, which is not read; convert them to safetensors"
+        )
     config = open_clip.get_model_config(model)
     if preparation:  # the weights know which of the two GELUs they were trained with
         config["quick_gelu"] = bool(preparation.get("quick_gelu", False))
@@ -186,7 +190,9 @@ def _built(config: dict[str, Any], weights: Weights) -> tuple[Any, int]:
         with tempfile.TemporaryDirectory() as folder:
             if weights.tiny:
                 vision |= _small(vision, Path(folder))
-            whole: Any = CustomTextCLIP(config.get("embed_dim"), vision, _NO_TEXT, quick_gelu=config.get("quick_gelu", False))
+            whole: Any = CustomTextCLIP(
+                config.get("embed_dim"), vision, _NO_TEXT, quick_gelu=config.get("quick_gelu", False)
+            )
     except TypeError as e:
         raise InputError(f"{weights.name}: open_clip cannot build this vision_cfg ({e})") from e
     visual: Any = whole.visual.float().eval()
@@ -201,7 +207,9 @@ def _small(vision: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     if not vision.get("timm_model_name"):
         layers = vision.get("layers", 12)
-        return _SMALL_RESNET if isinstance(layers, list) else _SMALL_VIT | {"image_size": 4 * vision.get("patch_size", 16)}
+        return (
+            _SMALL_RESNET if isinstance(layers, list) else _SMALL_VIT | {"image_size": 4 * vision.get("patch_size", 16)}
+        )
     name, change, size = shrunk(vision["timm_model_name"])
     cfg = timm.get_pretrained_cfg(name).to_dict(remove_source=True)
     described = {"architecture": name, "model_args": dict(change), "pretrained_cfg": cfg}

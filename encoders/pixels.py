@@ -126,7 +126,9 @@ def _read(raw: dict[str, Any], name: str) -> dict[str, Any]:
     for field, key, plain in (("mean", "image_mean", 0.0), ("std", "image_std", 1.0)):
         if key in raw or not normal:
             values = raw[key] if normal else [plain] * 3
-            if not (isinstance(values, list) and len(values) == 3 and all(_number(v) for v in (*values, scale)) and scale):
+            if not (
+                isinstance(values, list) and len(values) == 3 and all(_number(v) for v in (*values, scale)) and scale
+            ):
                 raise InputError(f"{name}: {key} is {values!r}; expected three numbers")
             said[field] = tuple(v / (255 * scale) for v in values)
     if "resample" in raw:

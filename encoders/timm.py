@@ -134,7 +134,9 @@ def _recipe(cfg: dict[str, Any], name: str) -> Pixels:
     said = resolve_data_config({}, pretrained_cfg=cfg)
     size, mode = said["input_size"][-1], said["crop_mode"]
     if mode not in ("center", "squash") or said["interpolation"] not in FILTERS:
-        raise InputError(f"{name}: pictures are prepared by {mode!r} with {said['interpolation']!r}, which is not known here")
+        raise InputError(
+            f"{name}: pictures are prepared by {mode!r} with {said['interpolation']!r}, which is not known here"
+        )
     way: Resize = "crop" if mode == "center" else "squash"
     short = floor(size / said["crop_pct"])
     return Pixels(size, short, tuple(said["mean"]), tuple(said["std"]), FILTERS[said["interpolation"]], way, even=True)

@@ -56,7 +56,9 @@ def shrunk(name: str) -> tuple[str, Mapping[str, Any], int]:
     return _LEAST if least else name, change, change.get("img_size", 128)
 
 
-def tapped(trunk: Any, x: Float[Tensor, "U 3 H W"], wanted: Sequence[int], last: int | None) -> list[Float[Tensor, "U L C"]]:
+def tapped(
+    trunk: Any, x: Float[Tensor, "U 3 H W"], wanted: Sequence[int], last: int | None
+) -> list[Float[Tensor, "U L C"]]:
     """What leaves the blocks or stages `wanted` (the first is 1), in that order, as rows: first the class token and its
     like, then the grid, row by row. Where stage `last` is among them, it is taken after the network's own last step."""
     prefixed = bool(getattr(trunk, "num_prefix_tokens", 0))
@@ -120,7 +122,9 @@ def set_size(trunk: Any, size: int) -> None:
 
 def measured(encoder: nn.Module, size: int, prefix: int, pooled: bool) -> FeatureShape:
     """The shape of an encoder's features, from a forward on the meta device: nothing is computed, nothing allocated."""
-    shadows = {n: torch.empty_like(t, device="meta") for n, t in chain(encoder.named_parameters(), encoder.named_buffers())}
+    shadows = {
+        n: torch.empty_like(t, device="meta") for n, t in chain(encoder.named_parameters(), encoder.named_buffers())
+    }
     with torch.device("meta"), torch.no_grad():
         rows: Tensor = torch.func.functional_call(encoder, shadows, (torch.empty(1, 3, size, size),))
     _, length, channels = rows.shape

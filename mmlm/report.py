@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.errors import InputError
+from mmlm.evaluation import Result
+from mmlm.evaluation.tasks.task import Question, Scored
 from mmlm.media import load_image
 from mmlm.sample import Image
 
@@ -26,7 +28,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 12px syst
 """
 
 
-def write(run: Path, results: Mapping[str, Any], data: Path, shown: int = 24) -> Path:
+def write(run: Path, results: Mapping[str, Result], shown: int = 24) -> Path:
     """Write `run`/report.html from the run's metrics and the evaluation results; gives its path. Nothing in it is fetched
     from outside, and what a model or a data set says is text, never markup."""
     name = html.escape(run.name)
@@ -60,9 +62,20 @@ def _spread(rows: Sequence[Any], n: int) -> list[Any]:
     return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else list(rows)
 
 
-def _thumbnail(path: Path) -> str:
+def _card(question: Question, scored: Scored) -> str:
+    """One question: its picture, what was asked, what people say, what the model said."""
+    value = next(iter(scored.values.values()), 0.0)
+    verdict = ("good" if value >= 1 else "bad") if value in (0.0, 1.0) else ""
+    pictures = "".join(_thumbnail(i) for i in question.sample.items if isinstance(i, Image))
+    asked = html.escape(question.sample.turns[-1].text.strip())
+    people = html.escape(" / ".join(question.references))
+    said = html.escape(scored.answer) or "(nothing)"
+    return f"<div class=card>{pictures}<div><span class=q>{asked}</span><br>{people}<br><span class='{verdict}'>{said}</span></div></div>"
+
+
+def _thumbnail(item: Image) -> str:
     try:
-        picture = load_image(Image(path))
+        picture = load_image(item)
     except InputError as e:
         return f"<p class=bad>{html.escape(str(e))}</p>"
     picture.thumbnail((320, 320))

@@ -159,6 +159,10 @@ class Vocabulary:
         """Write the tokenizer's files and the template as data, so that `load` needs nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
         self._hf.save_pretrained(folder)
+        # Some classes of transformers build the tokenizer anew from its parts and from options that they do not save
+        # (LLaMA's `legacy`); the plain class reads tokenizer.json as it stands.
+        options = read_json(folder / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
         stored = {"template": asdict(self.template), "system": self._system, "add_tokens": self._add_tokens}
         (folder / STORED).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -64,7 +64,7 @@ def _pieces(kind: str) -> dict[str, Any]:
     return found
 
 
-def _sentencepiece() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def sentencepiece() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a SentencePiece BPE with byte fallback, as LLaMA's: three specials, 256 bytes, pieces."""
     found = _pieces("bpe")
     names = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *found["vocab"]]
@@ -73,7 +73,7 @@ def _sentencepiece() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def llama(legacy: bool = True) -> Any:
     """LLaMA: SentencePiece BPE. Its old form puts a space in front of each section, its new one in front of the text."""
-    vocab, merges = _sentencepiece()
+    vocab, merges = sentencepiece()
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     if legacy:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmlm.aligners.mlp import Mlp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,6 +18,7 @@ from mmlm.blocks import loss
 from mmlm.blocks.attention import forced
 from mmlm.config import SystemConfig, parse
 from mmlm.errors import InputError
+from mmlm.interfaces import Features
 from mmlm.plan import Plan, plan
 from mmlm.plan.memory import LOGITS, activations, logits, of_parameters, stored
 from mmlm.plan.units import amount, ratio
@@ -35,6 +37,18 @@ def small(llm_name: str = SMOL, *, trained: bool = False) -> Causal:
     return backbone.requires_grad_(trained).eval()
 
 
+class Looks(Mlp):
+    """An aligner that asks how large its features are."""
+
+    def forward(self, features: Features) -> Tensor:
+        return super().forward(features) * float(features.values.amax())
+
+
+def inputs(aligner: str = "mlp") -> dict[str, Any]:
+    encoder = {"type": "clip", "weights": "openai/clip-vit-base-patch32"}
+    return {"image": {"encoder": encoder, "aligner": {"type": aligner, "depth": 2}}}
+
+
 def config(**changes: Any) -> SystemConfig:
     """A tiny system of real parts: 16 patches of a tiny CLIP through two layers into a tiny LLM."""
     stage = {"name": "tune", "data": [{"reader": "qa", "path": "x.jsonl"}], "batch": 6, "micro_batch": 2}
@@ -44,12 +58,7 @@ def config(**changes: Any) -> SystemConfig:
         "name": "small",
         "scale": "tiny",
         "length": 64,
-        "inputs": {
-            "image": {
-                "encoder": {"type": "clip", "weights": "openai/clip-vit-base-patch32"},
-                "aligner": {"type": "mlp", "depth": 2},
-            }
-        },
+        "inputs": inputs(),
         "backbone": {"type": "causal", "weights": SMOL},
         "stages": [stage],
     }
@@ -296,8 +305,13 @@ class TestPlan:
             plan(config(length=16))
 
     def test_a_sub_part_can_be_trained(self) -> None:
-        found = plan(config(stage={"train": {"backbone.head": {"lr": 1e-3}}}))
-        assert found.stages[0].trained > 0
+        found = plan(config(stage={"train": {"inputs.image.aligner.layers.1": {"lr": 1e-3}}}))
+        assert found.stages[0].trained == 32 * 32 + 32
+
+    def test_a_part_that_must_see_values_is_counted_whole(self) -> None:
+        """Every weight of it with every feature: 16 features through 32 x 32 twice, as for the part that can be run."""
+        whole, seen = (plan(config(inputs=inputs(kind))).stages[0] for kind in ("mlp", f"{__name__}:Looks"))
+        assert seen.forward == whole.forward
 
     def test_published_figures_stand_beside(self) -> None:
         found = plan(

@@ -290,7 +290,7 @@ def test_a_tokenizer_that_lacks_what_a_template_needs_is_refused() -> None:
         Vocabulary.tiny(template="flamingo")
     tokenizer = FAMILIES["gpt2"]()
     tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no chat template; set `template` to one of chat, plain"):
+    with pytest.raises(InputError, match="this tokenizer has no chat template; set `template` to one of"):
         Vocabulary(tokenizer, find("chat"))
     tokenizer = FAMILIES["gpt2"]()
     tokenizer.eos_token = None
@@ -299,7 +299,7 @@ def test_a_tokenizer_that_lacks_what_a_template_needs_is_refused() -> None:
 
 
 def test_names_are_exact() -> None:
-    with pytest.raises(InputError, match="no template named 'vicuna_v1'. Did you mean 'vicuna-v1'"):
+    with pytest.raises(InputError, match=r"no template named 'vicuna_v1'\. Did you mean 'vicuna-v1'"):
         find("vicuna_v1")
     assert all(find(name).name == name for name in TEMPLATES)
 

@@ -1,12 +1,13 @@
 """A vocabulary keeps its ids: from a folder, in a run, in a worker, with added tokens."""
 
+import io
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from families import FAMILIES, saved
+from families import CORPUS, FAMILIES, LOSSLESS, saved, sentencepiece
 
 from mmlm.errors import InputError
 from mmlm.sample import Sample, Turn
@@ -44,6 +45,40 @@ def test_saved_loaded_and_pickled_it_gives_the_same_ids(family: str, template: s
         for name in ("size", "pad", "bos", "ends", "added_ids", "template"):
             assert getattr(again, name) == getattr(first, name)
     assert first.added_ids == (first.size - 2, first.size - 1)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_tokenizer_that_its_class_builds_anew_keeps_its_ids(legacy: bool, tmp_path: Path) -> None:
+    from transformers import LlamaTokenizer
+
+    vocab, merges = sentencepiece()
+    LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True).save_pretrained(tmp_path / "hub")
+    options = json.loads((tmp_path / "hub" / "tokenizer_config.json").read_text())
+    options |= {"legacy": legacy}
+    (tmp_path / "hub" / "tokenizer_config.json").write_text(json.dumps(options))
+    first = Vocabulary.load(tmp_path / "hub", template="vicuna-v1")
+    first.save(tmp_path / "run")
+    again = Vocabulary.load(tmp_path / "run")
+    assert ids_of(again) == ids_of(first) and again.fingerprint() == first.fingerprint() and again.bos == 1
+    other = Vocabulary(LOSSLESS["llama-legacy" if legacy else "llama"](), find("vicuna-v1"))
+    assert ids_of(first) == ids_of(other)
+
+
+def test_a_sentencepiece_model_gives_the_ids_of_sentencepiece(tmp_path: Path) -> None:
+    sentencepiece_library = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece_library.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, model_type="bpe", vocab_size=420, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    original = sentencepiece_library.SentencePieceProcessor(model_proto=model.getvalue())
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    options = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    vocabulary = Vocabulary.load(tmp_path, template="vicuna-v1", system="Be brief.")
+    text = "Be brief. USER: What is in it? ASSISTANT: A dog, naïve 你好 🚀."
+    sample = Sample((Turn("user", ("What is in it?",)), TALK.turns[1]))
+    assert ids_of(vocabulary, sample) == [1, *original.encode(text), 2]
 
 
 def test_a_fingerprint_tells_vocabularies_apart(tmp_path: Path) -> None:

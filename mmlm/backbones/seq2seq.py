@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, DynamicCache, EncoderDecoderCache
 
@@ -23,10 +23,20 @@ class Seq2Seq(Backbone):
     def __init__(self, weights: Weights, vocabulary: int | None) -> None:
         changes: dict[str, Any] = {"vocab_size": vocabulary} if weights.tiny and vocabulary else {}
         super().__init__(weights.transformers(AutoModelForSeq2SeqLM, **changes))
+        if weights.config().get("tie_word_embeddings") is False:
+            self._part_head()
         if vocabulary:
             self.grow(vocabulary)
         self._llm: Any = self.llm
         self._start = int(self._llm.config.decoder_start_token_id or 0)
+
+    def _part_head(self) -> None:
+        """Flan-T5 has a head of its own. transformers builds every T5 with one table for both, and parts them only where it
+        loads files that differ: without this a system would have other parameters before loading than after it."""
+        self.llm.config.tie_word_embeddings = False
+        self.llm.all_tied_weights_keys.pop("lm_head.weight", None)  # type: ignore[union-attr,operator]
+        if self.head.weight is self.embeddings.weight:
+            self.head.weight = nn.Parameter(self.head.weight.detach().clone())
 
     @property
     def logit_scale(self) -> float:

@@ -1,6 +1,6 @@
 """From a tree to a SystemConfig: the schema, the parts' options and the rules, all mistakes told at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -62,7 +62,7 @@ def _examine(root: Node) -> tuple[list[Problem], SystemConfig | None]:
     return problems, config
 
 
-def _check_schema(error: ValidationError, root: Node, exists: Any) -> Iterator[Problem]:
+def _check_schema(error: ValidationError, root: Node, exists: Callable[[str], str]) -> Iterator[Problem]:
     """Pydantic's complaints. A key that is missed only because it is misspelt is told once, as the misspelling."""
     done: set[Path] = {()}
     misspelt: set[Path] = set()

@@ -160,7 +160,7 @@ def _check_options(
         except ValidationError as e:
             for where, text in told(e, node, path):
                 yield Problem((at(node, where[len(path) :]) or node).spot, where, text)
-    for name in missed - meant:
+    for name in sorted(missed - meant):
         expected = f"expected the option `{name}` ({signed.options[name].annotation}), which {block} needs"
         yield Problem(block.node.spot, (*block.path, name), f"{expected}, got nothing")
 

@@ -50,6 +50,8 @@ def fail(problems: Iterable[Problem]) -> NoReturn:
 
 def nearest(word: str, choices: Iterable[str]) -> list[str]:
     """The choice that `word` was probably meant to be, or the two best where they are about equally near."""
+    if len(word) > 100:  # no slip of the pen, and slow to compare
+        return []
     scored = sorted(((_likeness(word, c), c) for c in dict.fromkeys(choices)), key=lambda s: -s[0])
     found = [(score, c) for score, c in scored if score >= (0.5 if len(word) <= 3 else 0.6)]
     return [c for score, c in found[:2] if score >= found[0][0] - 0.05]
@@ -91,7 +93,7 @@ def got(value: object) -> str:
         case str():
             return f"{value if len(value) <= 60 else value[:57] + '...'!r} (a string)"
         case dict():
-            return f"a mapping ({', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''})"
+            return f"a mapping ({', '.join(str(k)[:20] for k in list(value)[:4])}{', ...' if len(value) > 4 else ''})"
         case list() | tuple():
             return f"a list of {len(value)}"
     return repr(value)

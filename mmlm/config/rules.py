@@ -92,7 +92,8 @@ def _stage_names(stages: Mapping[int, Mapping[str, Any]]) -> Broken:
 
 def _trained(path: Path, train: Mapping[str, Any], ids: list[str], streams: Mapping[str, Any]) -> Broken:
     for part in train:
-        if part in ids:
+        # A dotted path below a part is a part too (inputs.image.aligner.projection); only the built model knows which there are.
+        if part in ids or any(part.startswith(f"{i}.") for i in ids if i != "backbone"):
             continue
         owner = _mapping(streams.get(part.removeprefix("inputs.").removesuffix(".encoder"))).get("encoder")
         if part.endswith(".encoder") and f"inputs.{owner}.encoder" in ids:

@@ -1,6 +1,6 @@
 """The form of a config: one file is one system, its parts and its stages. The descriptions here document it."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -23,7 +23,7 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Block(Model):
+class ClassBlock(Model):
     """A block that names a class: every key that is no field of the schema is an option of the class."""
 
     options: dict[str, Any] = Field(
@@ -39,7 +39,7 @@ class Block(Model):
         return {**known, "options": {k: v for k, v in data.items() if k not in cls.model_fields}}
 
 
-class PartConfig(Block):
+class PartConfig(ClassBlock):
     """A part: which class, which weights; every other key is an option of the class."""
 
     type: Name = Field(description="Name of the part, as `mmlm list` shows it, or module:Class of your own.")
@@ -85,7 +85,7 @@ class Train(Model):
     weight_decay: Decay | None = Field(None, description="Weight decay of the part; the stage's where it is not given.")
 
 
-class DataConfig(Block):
+class DataConfig(ClassBlock):
     """A set of samples: how it is read, and how much of it."""
 
     reader: Name = Field(description="Name of the reader, or module:Class.")
@@ -188,7 +188,7 @@ class SystemConfig(Model):
         return {**data, "inputs": named}
 
     @model_validator(mode="after")
-    def _hold_rules(self) -> Self:
+    def _hold_rules(self) -> "SystemConfig":
         if told := [f"{dotted(path)}: {text}" for path, text in broken(self.model_dump(exclude_unset=True))]:
             raise PydanticCustomError(RULE, "{told}", {"told": "\n".join(told)})
         return self

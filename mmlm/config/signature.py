@@ -6,6 +6,7 @@ What stands before the `*` the assembler hands over; of that a config only says 
 import ast
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
@@ -74,7 +75,7 @@ def signature(target: str) -> Signature:
         if (init := _constructor(owner.node)) is None:
             continue
         handed = _handed(owner, init) if handed is None else handed
-        for option in _options(owner, init):
+        for option in _options(owner, init, line):
             options.setdefault(option.name, option)
         if init.args.kwarg is None:
             break
@@ -99,16 +100,31 @@ def _allows_none(node: ast.expr) -> bool:
     return "None" in re.findall(r"\w+", text) or "Optional" in text
 
 
-def _options(owner: Class, init: ast.FunctionDef) -> list[Option]:
-    texts = [ast.get_docstring(init) or "", ast.get_docstring(owner.node) or ""]
+def _options(owner: Class, init: ast.FunctionDef, line: list[Class]) -> list[Option]:
+    texts = [ast.get_docstring(init) or "", *(ast.get_docstring(c.node) or "" for c in (owner, *line))]
     found = []
     for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         value = _literal(owner.module, default) if default is not None else UNREAD
-        annotation = ast.unparse(argument.annotation) if argument.annotation else "anything"
         kind = _type(owner.module, argument.annotation) if argument.annotation else Any
+        shown = "anything"
+        if argument.annotation:
+            shown = ast.unparse(_Expand(owner.module).visit(deepcopy(argument.annotation)))
         about = _comment(owner.module, argument) or next((t for d in texts if (t := _about(argument.arg, d))), "")
-        found.append(Option(argument.arg, annotation, kind, default is None, value, about))
+        found.append(Option(argument.arg, shown, kind, default is None, value, about))
     return found
+
+
+class _Expand(ast.NodeTransformer):
+    """An annotation with the names that a module gives to types replaced by what they mean, for people to read."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def visit(self, node: ast.AST) -> Any:
+        """The node, or what its name stands for."""
+        name = dotted_name(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+        there = value_of(self.module, name) if name else None
+        return there[1] if there else self.generic_visit(node)
 
 
 def _attributes(line: list[Class]) -> dict[str, Any]:
@@ -152,9 +168,9 @@ def _type(module: Module, node: ast.expr) -> Any:
             return _generic(module, dotted_name(value).rpartition(".")[2], members)
         case ast.Name(id=name) if name in _SIMPLE:
             return _SIMPLE[name]
-        case ast.Name(id=name):
-            there = value_of(module, name)
-            return _type(*there) if there else _generic(module, name, [])
+        case ast.Name() | ast.Attribute():
+            there = value_of(module, dotted_name(node))
+            return _type(*there) if there else _generic(module, dotted_name(node).rpartition(".")[2], [])
     return Any
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mmlm.backbones.backbone import Backbone
+from mmlm.config.parts import MODELS
 from mmlm.config.problems import hint, one_of
 from mmlm.conformance.aligners import check_aligner
 from mmlm.conformance.backbones import check_backbone
@@ -40,7 +41,8 @@ def check(kind: str | None, target: str, weights: str | None = None) -> Report:
     cls = component(kind or "encoders", target)
     kind = kind or kind_of(cls)
     sheet = Sheet()
-    check_options(sheet, cls, locate(kind, target).target)
+    if kind in MODELS:
+        check_options(sheet, cls, locate(kind, target).target)
     _CHECKS[kind](maker(kind, cls, weights), sheet)
     return Report(kind, target, tuple(sheet.rows))
 

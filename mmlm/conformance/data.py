@@ -17,14 +17,14 @@ def check_reader(maker: Maker, sheet: Sheet) -> None:
         "methods", "__len__(), __getitem__(i) and where(i)", lambda: _has(maker.cls, "__len__", "__getitem__", "where")
     )
     sheet.row("constructor", "Reader(path, *, options)", lambda: _first(maker.cls, "path"))
-    sheet.row("refuses", "InputError that names a file that is not there", lambda: _refuses(maker.cls, _NOWHERE))
+    sheet.row("refuses", "InputError that names a file that is not there", lambda: _refuses(maker.cls, "__len__"))
 
 
 def check_task(maker: Maker, sheet: Sheet) -> None:
     """Methods, what a result states, and the refusal of a file that is not there."""
     sheet.row("methods", "questions() and score(question, prediction)", lambda: _has(maker.cls, "questions", "score"))
     sheet.row("stated", "a `name` that results carry", lambda: _named(maker.cls))
-    sheet.row("refuses", "InputError that names a file that is not there", lambda: _refuses(maker.cls, _NOWHERE))
+    sheet.row("refuses", "InputError that names a file that is not there", lambda: _refuses(maker.cls, "questions"))
 
 
 def _has(cls: type[Any], *names: str) -> str:
@@ -45,12 +45,12 @@ def _named(cls: type[Any]) -> str:
     return repr(cls.name)
 
 
-def _refuses(cls: type[Any], path: Path) -> str:
-    options = dict(getattr(cls, "tiny", {}))
+def _refuses(cls: type[Any], method: str) -> str:
+    """Open a file that is not there, and look into it by `method` where that alone was taken."""
     try:
-        cls(path, **options)
+        getattr(cls(_NOWHERE), method)()
     except InputError as e:
-        need(path.name in str(e), f"a message that does not name the file: {e}")
+        need(_NOWHERE.name in str(e), f"a message that does not name the file: {e}")
         return "InputError"
     need(False, "it was taken")
     return ""

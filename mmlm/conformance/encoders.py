@@ -108,7 +108,7 @@ def _repeats(part: Any, given: tuple[Item, ...]) -> str:
 
 def _refusal(part: Any, item: Item) -> str:
     """What the item is called, if the transform refuses it as it should."""
-    name = f"an {item.modality} item that is damaged" if isinstance(item.source, bytes) else f"an {item.modality} item"
+    name = f"damaged {item.modality}" if isinstance(item.source, bytes) else f"an item of {item.modality}"
     try:
         part.transform(item)
     except InputError:

@@ -93,4 +93,5 @@ def equal(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> str:
         bool((off <= tolerance * (1 + expected.abs())).all()),
         f"values that differ by up to {float(off.max()):.1e}",
     )
-    return f"equal to {float(off.max()):.0e}"
+    worst = float(off.max())
+    return f"equal to {worst:.0e}" if worst else "equal to the bit"

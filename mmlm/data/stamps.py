@@ -132,10 +132,9 @@ def _stamp(folder: Path, file: Path, out: Path) -> Record:
     picture = load_image(Image(file))
     picture.thumbnail((_SIDE, _SIDE), PIL.Image.Resampling.LANCZOS)
     picture.save(out / f"images/{id}.jpg", "JPEG", quality=_QUALITY)
-    lines = file.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
-    caption = lines[0].strip() if lines else ""
-    if not caption:
-        raise InputError(f"{file.with_suffix('.txt')}:1: expected a caption, got an empty line")
+    caption = file.with_suffix(".txt").read_bytes().partition(b"\n")[0].decode("utf-8", "replace").strip()
+    if not caption or "\N{REPLACEMENT CHARACTER}" in caption:
+        raise InputError(f"{file.with_suffix('.txt')}:1: expected a caption in UTF-8, got {caption!r}")
     row: Record = {
         "id": id,
         "image": f"images/{id}.jpg",

@@ -107,7 +107,7 @@ def _replied(task: Task, asking: Asking, said: Said) -> Answer:
     return replace(
         asking.blank,
         reply=said.text,
-        parsed=task.score(asking.question, Prediction(said.text)).answer,
+        parsed=task.read(asking.question, Prediction(said.text)),
         prompt_tokens=said.prompt_tokens,
         tokens=len(said.ids),
         finish=said.finish,
@@ -115,5 +115,5 @@ def _replied(task: Task, asking: Asking, said: Said) -> Answer:
 
 
 def _ranked(task: Task, asking: Asking, ranks: tuple[tuple[float, int], ...]) -> Answer:
-    parsed = task.score(asking.question, Prediction(ranks=ranks)).answer
+    parsed = task.read(asking.question, Prediction(ranks=ranks))
     return replace(asking.blank, ranks=ranks, parsed=parsed, tokens=sum(n for _, n in ranks))

@@ -23,7 +23,8 @@ def container(item: Audio | Video, kind: Literal["audio", "video"]) -> Iterator[
 
     # PyAV's errors are also OSError or ValueError, by kind; a damaged file brings the others out of its bindings.
     faults = (
-        av.FFmpegError, OSError, ValueError, EOFError, IndexError, TypeError, ArithmeticError, RuntimeError, MemoryError,
+        av.FFmpegError, OSError, ValueError, EOFError, IndexError, TypeError, ArithmeticError, RuntimeError,
+        MemoryError,
     )  # fmt: skip
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     with opened(item, MAX_BYTES) as stream:

@@ -7,10 +7,10 @@ import zlib
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Num, UInt8
 from PIL.Image import Transpose
 
 from mmlm.errors import InputError
+from mmlm.media.grey import depth_of, flat_grey, tag
 from mmlm.media.source import called, opened
 from mmlm.sample import Image
 
@@ -24,8 +24,7 @@ FAULTS = (
     ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error, PIL.Image.DecompressionBombError,
 )  # fmt: skip
 
-_ORIENTATION, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_FORMAT = 274, 258, 262, 339
-_TIFF_TILE = (322, 323)
+_ORIENTATION, _TIFF_TILE = 274, (322, 323)
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -53,13 +52,18 @@ def load_image(item: Image) -> PIL.Image.Image:
         try:
             picture = PIL.Image.open(stream, formats=FORMATS)
             _allow(item, *picture.size)
-            _allow(item, *(int(_tag(picture, t, 1)) for t in _TIFF_TILE))
+            _allow(item, *(int(tag(picture, t, 1)) for t in _TIFF_TILE))
             picture.load()
-            return _rgb(_upright(picture))
+            depth = depth_of(picture)
+            seen = _flat(_upright(picture))
         except InputError:
             raise
         except FAULTS as e:
             raise InputError(f"{called(item)}: {_reason(e)}") from None
+    try:
+        return seen if seen.mode == "RGB" else flat_grey(seen, depth)
+    except InputError as e:
+        raise InputError(f"{called(item)}: {e}") from None
 
 
 def _allow(item: Image, width: int, height: int) -> None:
@@ -91,13 +95,6 @@ def _reason(error: BaseException) -> str:
             return "the picture is damaged"
 
 
-def _tag(picture: PIL.Image.Image, tag: int, default: int) -> int | float:
-    """The first value of a TIFF tag; `default` in other formats, and where the tag is absent or no number."""
-    value = getattr(picture, "tag_v2", {}).get(tag, default)
-    value = value[0] if isinstance(value, tuple) and value else value
-    return value if isinstance(value, int | float) else default
-
-
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
     """`picture` turned as its EXIF orientation says (TIFF is turned by Pillow); damaged EXIF says nothing."""
     try:
@@ -107,47 +104,13 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """`picture` in RGB, on white where it is transparent."""
+def _flat(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """`picture` in RGB, on white where it is transparent; greys of more than 8 bits are left as they are."""
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
-        grey = PIL.Image.fromarray(_grey8(picture, values))
-        clear = picture.info.get("transparency")
-        if isinstance(clear, int):
-            grey.paste(255, mask=PIL.Image.fromarray(values == clear))
-        return grey.convert("RGB")
+        return picture
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
     ground = PIL.Image.new("RGB", layer.size, (255, 255, 255))
     ground.paste(layer, mask=layer.getchannel("A"))
     return ground
-
-
-def _grey8(picture: PIL.Image.Image, values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-    """8-bit greys of a picture with deeper ones; the range comes from the file where it says so."""
-    if picture.mode.startswith("I;16"):
-        top = (1 << min(int(_tag(picture, _TIFF_BITS, 16)), 16)) - 1
-        inverted = _tag(picture, _TIFF_PHOTOMETRIC, 1) == 0
-        return grey(top - values.astype(np.int64) if inverted else values, top)
-    if picture.mode == "I" and _tag(picture, _TIFF_FORMAT, 2) == 1:
-        values = values.view(np.uint32)
-    return grey(values)
-
-
-def grey(values: Num[np.ndarray, "H W"], top: float | None = None) -> UInt8[np.ndarray, "H W"]:
-    """`values` as 8-bit greys: 0..`top` becomes 0..255.
-
-    Where the file does not say its range, it is taken from the values: floats within 0..1 have the range 0..1, floats
-    within 0..255 have 0..255, whole numbers within 0..65535 have 0..65535, and anything else runs from its least to its
-    greatest value. Raises ValueError where a value is not finite.
-    """
-    x = values.astype(np.float64)
-    low, high = float(x.min()), float(x.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("a grey value is not finite")
-    ranges = (1.0, 255.0) if values.dtype.kind == "f" else (65535.0,)
-    if top is None:
-        top = next((r for r in ranges if low >= 0 and high <= r), None)
-    start, span = (0.0, float(top)) if top is not None else (low, high - low)
-    return np.clip(np.rint((x - start) * (255.0 / (span or 1.0))), 0, 255).astype(np.uint8)

@@ -29,7 +29,7 @@ def called(item: Item) -> str:
 
 
 def _checked(path: Path, limit: int) -> Path:
-    """`path`, once it is known to be an ordinary file of at most `limit` bytes (a pipe or a device could hang a worker)."""
+    """`path`, once it is known to be an ordinary file of at most `limit` bytes: a pipe or a device could hang a worker."""
     try:
         found = path.stat()
     except FileNotFoundError as e:
@@ -47,7 +47,7 @@ def _checked(path: Path, limit: int) -> Path:
 
 @contextmanager
 def opened(item: Item, limit: int) -> Iterator[BinaryIO]:
-    """The encoded bytes of `item` as a stream. Raises InputError where the file is missing, empty or above `limit` bytes."""
+    """The encoded bytes of `item` as a stream. Raises InputError where a file is missing, empty or above `limit` bytes."""
     if isinstance(item.source, bytes):
         if not item.source:
             raise InputError(f"{called(item)}: there is nothing in it")
@@ -71,8 +71,8 @@ def _of_file(path: str, size: int, modified: int) -> str:
 
 
 def digest(item: Item) -> str:
-    """The SHA-256 of what `item` shows or sounds: of the encoded bytes (a path and its bytes agree), or of an array with
-    its type, shape and rate. A file is read once as long as its size and time stay the same."""
+    """The SHA-256 of what `item` shows or sounds: of the encoded bytes (a path and its bytes agree), or of an array
+    with its type, shape and rate. A file is read once as long as its size and time stay the same."""
     match item.source:
         case Path():
             path = _checked(item.source, 1 << 62)

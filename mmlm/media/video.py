@@ -23,10 +23,11 @@ def positions(total: int, frames: int) -> list[int]:
 
 
 def load_video(item: Video, frames: int) -> UInt8[np.ndarray, "F H W 3"]:
-    """`frames` RGB frames of `item` at the centres of equal parts of the clip (see `positions`), by number of frame, not by
-    time, turned as the file says.
+    """`frames` RGB frames of `item` at the centres of equal parts of the clip (see `positions`), by number of frame and
+    not by time, turned as the file says.
 
-    The whole clip is decoded, because containers do not say reliably how many frames they hold, nor where. Raises InputError where it cannot be decoded or is above MAX_FRAMES or MAX_FRAME_PIXELS.
+    The whole clip is decoded, because containers do not say reliably how many frames they hold, nor where. Raises
+    InputError where it cannot be decoded or is above MAX_FRAMES or MAX_FRAME_PIXELS.
     """
     if frames < 1:
         raise InputError(f"frames: expected at least 1, came {frames}")

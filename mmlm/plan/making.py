@@ -17,7 +17,7 @@ from mmlm.interfaces import Encoder, Features
 from mmlm.model import MultimodalModel, Stream
 from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
 from mmlm.plan.memory import BYTES, activations, logits, of_parameters, stored
-from mmlm.plan.work import Places, Work, llm, on_shapes
+from mmlm.plan.work import Places, Work, dense, llm, matrices, on_shapes
 from mmlm.sample import Audio, Image, Item, Modality, Video
 from mmlm.training.policy import trained
 
@@ -168,18 +168,26 @@ class _Inputs:
         learns = any(p.requires_grad for p in stream.eyes.parameters())
         values = torch.zeros(line.units, line.length, line.channels, device="meta", requires_grad=learns)
         said = torch.ones(1, _INSTRUCTION, dtype=torch.long, device="meta") if stream.aligner.tokenize else None
-        seen = self._once(stream.eyes, (1, line.length, line.channels), learns, _unit(stream.eyes, line.modality))
-        aligned = self._once(
-            stream.aligner, (line.tokens, stream.aligner.width), learns, Features(values, (line.units,), said)
+        features = Features(values, (line.units,), said)
+        promised = (line.tokens, stream.aligner.width)
+        seen = self._once(
+            stream.eyes, (1, line.length, line.channels), learns, line.length, _unit(stream.eyes, line.modality)
         )
-        return seen * line.units + aligned
+        return seen * line.units + self._once(stream.aligner, promised, learns, line.units * line.length, features)
 
-    def _once(self, module: nn.Module, promised: tuple[int, ...], learns: bool, given: object) -> Work:
-        key = (id(module), learns, *(id(p) for p in module.parameters() if p.requires_grad))
+    def _once(self, module: nn.Module, promised: tuple[int, ...], learns: bool, rows: int, given: object) -> Work:
+        """The work of `module` on `given`; a module that must see values to work is counted as if every weight met every
+        one of `rows` features."""
+        opened = [id(p) for p in module.parameters() if p.requires_grad]
+        key = (id(module), learns, *opened)
         if key not in self._known:
-            out, self._known[key] = on_shapes(module, given)
-            if tuple(out.shape) != promised:
-                raise ValueError(f"{type(module).__name__} promised {promised} and gave {tuple(out.shape)}")
+            try:
+                out, self._known[key] = on_shapes(module, given)
+            except RuntimeError:
+                self._known[key] = dense(matrices(module, lambda _: rows, []), learns or bool(opened))
+            else:
+                if tuple(out.shape) != promised:
+                    raise ValueError(f"{type(module).__name__} promised {promised} and gave {tuple(out.shape)}")
         return self._known[key]
 
 

@@ -127,6 +127,8 @@ def test_nearest_words() -> None:
 def test_values_in_messages_are_short() -> None:
     assert len(got("x" * 10_000)) < 90
     assert len(got({str(i): i for i in range(1000)})) < 60
+    assert len(got({"x" * 10_000: 1})) < 60
+    assert nearest("x" * 10_000, ["x"]) == []
 
 
 SCRIPT = """

@@ -1,5 +1,7 @@
 """Overrides from the command line."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,14 @@ def value(config: Any, path: str) -> Any:
     for step in path.split("."):
         found = found[int(step) if isinstance(found, list) else step]
     return found
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of everything in a config."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +169,17 @@ def test_all_mistakes_of_overrides_and_file_come_together(typical: Path, tmp_pat
     assert len(lines) == 4
     assert lines[0].startswith(f"{file}:") and "`linear`" in lines[0]
     assert all(line.startswith("command line: ") for line in lines[1:])
+
+
+def test_no_override_makes_a_fault(typical: Path) -> None:
+    data = tree(load(typical))
+    taken = 0
+    for path in [".".join(map(str, p)) for p in places(data)]:
+        for text in (f"{path}=x", f"{path}=", f"{path}=[]", f"~{path}", f"{path}.x=1", f"~{path}.x", f"{path}.0={{}}"):
+            with contextlib.suppress(InputError):
+                parse(data, [text])
+                taken += 1
+    assert taken > 50
 
 
 def test_plain_mappings_are_a_config_too(typical: Path) -> None:

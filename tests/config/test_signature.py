@@ -29,7 +29,7 @@ def test_options_of_a_class() -> None:
     assert clip.handed == {"weights": True}
     assert clip.options["layer"].default == -2  # a constant of the module
     assert clip.options["mean"].default == (0.5, 0.5, 0.5)
-    assert clip.options["class_token"].annotation == "ClassToken"
+    assert clip.options["class_token"].annotation == "Literal['drop', 'keep', 'only']"  # an alias of another module
     assert not any(o.required for o in clip.options.values())
     assert signature("shelf.encoders.frames:Frames").options["frames"].required
     assert signature("shelf.encoders.frames:Frames").options["frames"].default is UNREAD
@@ -41,6 +41,7 @@ def test_what_is_told_of_options() -> None:
     assert about["fit"] == "how a picture that is not square becomes square"
     assert about["class_token"] == "what becomes of the class token: dropped, kept, or the only one."
     assert about["flip"] == ""
+    assert signature("shelf.encoders.clip:Siglip").options["layer"].about == about["layer"]
 
 
 def test_attributes_come_down_from_bases() -> None:

@@ -97,3 +97,49 @@ def test_slips_are_caught_and_corrected(typical: Path) -> None:
     total = len(caught["right"]) + len(caught["other"])
     assert total >= 200
     assert len(caught["right"]) >= 0.95 * total, "\n".join(caught["other"])
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of everything in a config."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def test_whatever_stands_anywhere_is_no_fault(typical: Path) -> None:
+    """Every value of a config, exchanged for one of every kind, is taken or told with its path."""
+    data = plain(read_file(typical, []))
+    strangers: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        float("inf"),
+        "",
+        "x",
+        "a:b",
+        [],
+        [None],
+        [[]],
+        {},
+        {"type": []},
+        {"a": {"b": 1}},
+        {"name": {}},
+    ]
+    taken = told = 0
+    for path in places(data):
+        for stranger in strangers:
+            changed = copy.deepcopy(data)
+            block: Any = changed
+            for step in path[:-1]:
+                block = block[step]
+            block[path[-1]] = stranger
+            try:
+                parse(changed)
+                taken += 1
+            except InputError as e:
+                told += 1
+                assert all(line.startswith("config: ") for line in str(e).splitlines())
+    assert told > 10 * taken > 0

@@ -121,9 +121,10 @@ def test_sources_that_are_none(source: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="expected pictures"):
         make(tmp_path / "out", tmp_path / "empty")
-    (source / "vehicles/bus.txt").write_text("\n")
-    with pytest.raises(InputError, match=r"bus.txt:1: expected a caption"):
-        make(tmp_path / "out", source)
+    for text in (b"\n", b"", b"\xff.\n"):
+        (source / "vehicles/bus.txt").write_bytes(text)
+        with pytest.raises(InputError, match=r"bus.txt:1: expected a caption"):
+            make(tmp_path / "out", source)
     (tmp_path / "x.deb").write_bytes(b"not a package")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="dpkg-deb, which opens"):

@@ -177,8 +177,8 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def test_bombs_cost_little(tmp_path: Path) -> None:
-    """All bombs, in a process of their own: refused (a long text beside a good picture may be passed over), each within a
-    second, and never above 300 MB."""
+    """All bombs, in a process of their own: refused (a long text beside a good picture may be passed over), each within
+    a second, and never above 300 MB."""
     for i, (name, data) in enumerate(bombs()):
         assert len(data) < 1 << 20, name
         (tmp_path / f"{i:02d} {name}").write_bytes(data)
@@ -195,7 +195,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         said = "decoded"
     except InputError as e:
         said = str(e).removeprefix(f"{path}: ")
-    print(path.name[3:], round(time.perf_counter() - start, 3), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, said, sep="|")
+    seconds, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(path.name[3:], round(seconds, 3), memory, said, sep="|")
 """
     root = Path(__file__).parents[2]
     lines = subprocess.run(

@@ -1,4 +1,4 @@
-"""Pixel oracles: what a picture of every kind must decode to, within 1/255, worked out from arrays and not by Pillow."""
+"""Pixel oracles: what every kind of picture must decode to, within 1/255, worked out from arrays and not by Pillow."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ import pytest
 
 from mmlm.errors import InputError
 from mmlm.media import load_image
-from mmlm.media.image import grey
+from mmlm.media.grey import grey
 from mmlm.sample import Image
 
 LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}, "GIF": {}}
@@ -242,7 +242,7 @@ def test_float_greys(values: list[float], expected: list[float]) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_greys_that_are_not_finite_are_refused(bad: float) -> None:
     data = encoded(PIL.Image.fromarray(np.array([[0.0, bad]], np.float32)), "TIFF")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not finite"):
         load_image(Image(data))
 
 

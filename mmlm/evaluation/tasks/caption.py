@@ -81,6 +81,9 @@ class CaptionTask(Task):
             fault=fault,
         )
 
+    def read(self, question: Question, prediction: Prediction) -> str:
+        return " ".join(tokenise(prediction.text))
+
     def score(self, question: Question, prediction: Prediction) -> Scored:
         said, references = tokenise(prediction.text), self.references[question.id]
         values = captions.bleu_counts(said, references)

@@ -77,6 +77,10 @@ class Task(ABC):
         """With `ranks`: the replies whose likelihood is asked, one for each choice."""
         return question.choices or ()
 
+    def read(self, question: Question, prediction: Prediction) -> str:
+        """The answer as it was read, for the record; "" where it could not be."""
+        return self.score(question, prediction).answer
+
     def score_all(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Scored]:
         """Every answer scored, for metrics that are cheaper all at once."""
         return [self.score(q, p) for q, p in zip(questions, predictions, strict=True)]

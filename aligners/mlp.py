@@ -1,0 +1,71 @@
+"""The MLP aligner: each feature becomes one token by an MLP (LLaVA-1.5, Liu et al. 2024: depth 2), after pooling if asked."""
+
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmlm.blocks.mlp import ACTIVATIONS, Activation
+from mmlm.blocks.norms import norm
+from mmlm.errors import InputError
+from mmlm.interfaces import Features, FeatureShape, InputAligner
+
+
+class Mlp(InputAligner):
+    """token = W_depth f(... f(W_1 feature)), every layer but the first from `width` to `width`.
+
+    `norm` puts a LayerNorm before the first layer (InternVL). `pool` averages the grid of features in squares of pool x pool
+    first, which leaves 1 / pool^2 of the tokens; what stands before the grid (class token, registers) is then dropped.
+    """
+
+    def __init__(
+        self,
+        shape: FeatureShape,
+        width: int,
+        *,
+        depth: int = 2,
+        activation: Activation = "gelu",
+        norm: bool = False,
+        bias: bool = True,
+        pool: int = 1,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or pool < 1:
+            raise InputError(f"aligner mlp: depth={depth} and pool={pool}; both must be at least 1")
+        self.width, self.pool, self.shape = width, pool, shape
+        self.length = shape.length if pool == 1 else _pooled(shape, pool)
+        self.norm = _layer_norm(shape.channels) if norm else nn.Identity()
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in pairwise([shape.channels] + [width] * depth))
+        self.activation = ACTIVATIONS[activation]
+
+    def tokens(self, units: int) -> int:
+        return units * self.length
+
+    def forward(self, features: Features) -> Float[Tensor, "S D"]:
+        x = features.values if self.pool == 1 else self._pool(features.values)
+        x = self.layers[0](self.norm(x))
+        for layer in self.layers[1:]:
+            x = layer(self.activation(x))
+        return x.flatten(0, 1)
+
+    def _pool(self, values: Float[Tensor, "U L C"]) -> Float[Tensor, "U l C"]:
+        rows, columns = self.shape.grid or (0, 0)
+        squares = (rows // self.pool, self.pool, columns // self.pool, self.pool)
+        return values[:, self.shape.prefix :].unflatten(1, squares).mean(dim=(2, 4)).flatten(1, 2)
+
+
+def _layer_norm(width: int) -> nn.Module:
+    return norm("layer", width)
+
+
+def _pooled(shape: FeatureShape, pool: int) -> int:
+    """How many features are left of one unit; InputError where its grid cannot be cut into squares."""
+    if shape.grid is None:
+        raise InputError(
+            f"aligner mlp: pool={pool} needs features on a grid, and this encoder's {shape.length} have none"
+        )
+    if shape.grid[0] % pool or shape.grid[1] % pool:
+        raise InputError(
+            f"aligner mlp: a grid of {shape.grid[0]} x {shape.grid[1]} cannot be cut into {pool} x {pool} squares"
+        )
+    return (shape.grid[0] // pool) * (shape.grid[1] // pool)

@@ -1,0 +1,6 @@
+"""The grafts and their names."""
+
+PARTS = {
+    "gated_cross_attention": "gated_cross_attention:GatedCrossAttention",
+    "lora": "lora:Lora",
+}

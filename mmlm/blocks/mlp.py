@@ -1,0 +1,44 @@
+"""Feed-forward blocks: the plain one of two layers, and the gated one."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class MLP(nn.Module):
+    """down(f(up(x)))."""
+
+    def __init__(self, width: int, inner: int, *, activation: Activation = "gelu", bias: bool = True) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
+        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+
+
+class GatedMLP(nn.Module):
+    """down(f(gate(x)) * up(x)); with silu it is SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, width: int, inner: int, *, activation: Activation = "silu", bias: bool = False) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, inner, bias=bias)
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
+        return self.down(self.activation(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]

@@ -1,0 +1,70 @@
+"""The MLP aligner: any depth, pooled or not."""
+
+import pytest
+import torch
+from transformers import LlavaConfig
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from mmlm.aligners.mlp import Mlp
+from mmlm.errors import InputError
+from mmlm.interfaces import Features, FeatureShape
+
+GRID = FeatureShape(13, 7, (4, 3), 1)
+
+
+def test_as_llava_has_it() -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", "hidden_size": 7, **sizes},
+        text_config={"model_type": "llama", "hidden_size": 11, "vocab_size": 9, **sizes},
+    )
+    theirs, ours = LlavaMultiModalProjector(config), Mlp(GRID, 11)
+    state = theirs.state_dict()
+    ours.load_state_dict({k.replace("linear_1", "layers.0").replace("linear_2", "layers.1"): v for k, v in state.items()})
+    values = torch.randn(3, 13, 7)
+    torch.testing.assert_close(ours(Features(values, (1, 2))), theirs(values).flatten(0, 1))
+    assert ours.tokens(2) == 26
+
+
+@pytest.mark.parametrize(("channels", "width", "depth", "count"), [(1024, 4096, 2, 20_979_712), (1024, 5120, 2, 31_467_520)])
+def test_parameters_of_llava(channels: int, width: int, depth: int, count: int) -> None:
+    with torch.device("meta"):
+        aligner = Mlp(FeatureShape(576, channels), width, depth=depth)
+    assert sum(p.numel() for p in aligner.parameters()) == count
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_any_depth(depth: int) -> None:
+    aligner = Mlp(GRID, 5, depth=depth, activation="relu", norm=True, bias=False)
+    x = torch.nn.functional.layer_norm(torch.ones(1, 13, 7) * torch.arange(7.0), (7,))
+    out = aligner(Features(torch.ones(1, 13, 7) * torch.arange(7.0), (1,)))
+    for i, layer in enumerate(aligner.layers):
+        x = (x.relu() if i else x) @ layer.weight.T
+    assert len(aligner.layers) == depth
+    torch.testing.assert_close(out, x[0])
+
+
+def test_pooling_is_the_mean_of_squares_and_drops_what_stands_before_the_grid() -> None:
+    shape = FeatureShape(25, 2, (4, 6), 1)
+    aligner = Mlp(shape, 2, depth=1, pool=2)
+    with torch.no_grad():
+        aligner.layers[0].weight.copy_(torch.eye(2))
+        aligner.layers[0].bias.zero_()
+    values = torch.randn(3, 25, 2)
+    grid = values[:, 1:].reshape(3, 4, 6, 2).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.avg_pool2d(grid, 2).flatten(2).mT
+    assert aligner.tokens(3) == 18
+    torch.testing.assert_close(aligner(Features(values, (2, 1))), expected.reshape(18, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        (FeatureShape(12, 7), {"pool": 2}, "pool=2 needs features on a grid, and this encoder's 12 have none"),
+        (GRID, {"pool": 2}, "a grid of 4 x 3 cannot be cut into 2 x 2 squares"),
+        (GRID, {"depth": 0}, "depth=0 and pool=1; both must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(shape: FeatureShape, options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Mlp(shape, 5, **options)
