@@ -46,17 +46,20 @@ format: $(READY) ## let ruff format and sort
 	$(BIN)/ruff check --fix --select I
 	$(BIN)/ruff format
 
-# The stamps are used as installed, or from the Debian package where apt-get can fetch it; the command draws scenes otherwise.
+# The stamps are used as installed, or from the Debian package where apt-get can fetch it; without them scenes are drawn.
 quickstart: $(READY) ## train a model that sees, test it on held-out pictures, write a report page
-	@if [ ! -d /usr/share/tuxpaint/stamps ] && [ -z "$$(ls .cache/$(STAMPS)_*.deb 2>/dev/null)" ] && command -v apt-get >/dev/null; then \
-		mkdir -p .cache && (cd .cache && apt-get download $(STAMPS)) || \
-		echo "$(STAMPS) cannot be fetched here (perhaps after apt-get update); drawn scenes are used instead" >&2; \
+	@if [ ! -d /usr/share/tuxpaint/stamps ] && [ ! -f $(OUT)/data/stamps.jsonl ] && [ ! -f $(OUT)/data/scenes.jsonl ]; then \
+		mkdir -p .cache; \
+		ls .cache/$(STAMPS)_*.deb >/dev/null 2>&1 || (cd .cache && apt-get download $(STAMPS)) \
+		|| echo "$(STAMPS) cannot be had here (perhaps after apt-get update); scenes are drawn instead" >&2; \
+		for deb in .cache/$(STAMPS)_*.deb; do \
+			if [ -f "$$deb" ]; then $(BIN)/mmlm data stamps $(OUT)/data --source "$$deb"; fi; \
+		done; \
 	fi
-	@deb="$$(ls .cache/$(STAMPS)_*.deb 2>/dev/null | tail -n 1)"; \
-	set -x; $(BIN)/mmlm quickstart --out $(OUT) $${deb:+--source "$$deb"}
+	$(BIN)/mmlm quickstart --out $(OUT)
 
-bench: $(READY) ## measure speed and memory
-	$(BIN)/mmlm bench
+bench: $(READY) ## measure speed and memory, and kill training until it shows
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file"; done
 
 clean: ## remove what builds and tools left; .venv, .cache and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -54,7 +54,11 @@ def rename(name: str) -> str | None:
     ours = {"attention": "attention", "crossattention": "cross"}.get(which)
     if ours is None or rest not in _LAYER:
         return None
-    return f"blocks.{number}.{ours}_norm.{kind}" if _LAYER[rest] == "norm" else f"blocks.{number}.{ours}.{_LAYER[rest]}.{kind}"
+    return (
+        f"blocks.{number}.{ours}_norm.{kind}"
+        if _LAYER[rest] == "norm"
+        else f"blocks.{number}.{ours}.{_LAYER[rest]}.{kind}"
+    )
 
 
 def initialise(module: nn.Module) -> None:
@@ -86,7 +90,9 @@ def check(weights: Weights, layers: int, hidden: int, heads: int) -> None:
     """Refuse a checkpoint that is no BERT, or one of another size."""
     config = weights.config()
     if config.get("model_type") != "bert":
-        raise InputError(f"aligner qformer: weights {weights.name!r} are a {config.get('model_type')!r}; expected a bert")
+        raise InputError(
+            f"aligner qformer: weights {weights.name!r} are a {config.get('model_type')!r}; expected a bert"
+        )
     theirs = (config["hidden_size"], config["num_attention_heads"], config["intermediate_size"])
     if theirs != (hidden, heads, 4 * hidden) or config["num_hidden_layers"] < layers:
         raise InputError(

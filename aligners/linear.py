@@ -8,9 +8,10 @@ from mmlm.interfaces import Features, FeatureShape, InputAligner
 
 
 class Linear(InputAligner):
-    """token = W feature + b; as many tokens as features."""
+    """Each feature becomes one token: W feature + b."""
 
     def __init__(self, shape: FeatureShape, width: int, *, bias: bool = True) -> None:
+        """`bias`: whether there is a b."""
         super().__init__()
         self.width, self.length = width, shape.length
         self.project = nn.Linear(shape.channels, width, bias=bias)

@@ -12,10 +12,9 @@ from mmlm.interfaces import Features, FeatureShape, InputAligner
 
 
 class Mlp(InputAligner):
-    """token = W_depth f(... f(W_1 feature)), every layer but the first from `width` to `width`.
+    """Each feature, or each square of them, becomes one token: W_depth f(... f(W_1 feature)).
 
-    `norm` puts a LayerNorm before the first layer (InternVL). `pool` averages the grid of features in squares of pool x pool
-    first, which leaves 1 / pool^2 of the tokens; what stands before the grid (class token, registers) is then dropped.
+    The first layer goes from the features' channels to the LLM's width, the others from that width to itself.
     """
 
     def __init__(
@@ -29,6 +28,16 @@ class Mlp(InputAligner):
         bias: bool = True,
         pool: int = 1,
     ) -> None:
+        """
+        depth: linear layers; 1 is a single linear map.
+        activation: f, between the layers.
+        norm: a LayerNorm before the first layer (InternVL).
+        bias: whether the layers have biases.
+        pool: average the grid of features over squares of pool x pool first, which leaves 1 / pool^2 of the tokens; what
+            stands before the grid (class token, registers) is then dropped.
+
+        Raises InputError where the features have no grid that can be cut into such squares.
+        """
         super().__init__()
         if depth < 1 or pool < 1:
             raise InputError(f"aligner mlp: depth={depth} and pool={pool}; both must be at least 1")
@@ -46,12 +55,13 @@ class Mlp(InputAligner):
         x = self.layers[0](self.norm(x))
         for layer in self.layers[1:]:
             x = layer(self.activation(x))
-        return x.flatten(0, 1)
+        return x.flatten(0, 1)  # type: ignore[no-any-return]
 
     def _pool(self, values: Float[Tensor, "U L C"]) -> Float[Tensor, "U l C"]:
         rows, columns = self.shape.grid or (0, 0)
         squares = (rows // self.pool, self.pool, columns // self.pool, self.pool)
-        return values[:, self.shape.prefix :].unflatten(1, squares).mean(dim=(2, 4)).flatten(1, 2)
+        grid: Tensor = values[:, self.shape.prefix :].unflatten(1, squares)
+        return grid.mean(dim=(2, 4)).flatten(1, 2)
 
 
 def _layer_norm(width: int) -> nn.Module:

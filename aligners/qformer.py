@@ -2,6 +2,7 @@
 instruction (InstructBLIP, Dai et al. 2023)."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -52,20 +53,18 @@ class Block(nn.Module):
             query = self.cross_norm(query + self.drop(self.cross(query, memory)))
         query = self.ffn_norm(query + self.drop(self.ffn(query)))
         if not text.shape[1]:
-            return query
+            return query  # type: ignore[no-any-return]
         return torch.cat([query, self.text_norm(text + self.drop(self.text_ffn(text)))], dim=1)
 
 
 class QFormer(InputAligner):
-    """`queries` tokens from each unit: a post-norm BERT over learned queries, of which every `every`-th layer, from the
-    first on, reads the features; then one linear layer to the LLM's width.
+    """Learned queries that read the features of a unit through a BERT, and one linear layer to the LLM's width.
 
-    `instruction`: the BERT also reads the user's words about the item. `norm_features` normalises the features first
-    (BLIP-2's ln_vision). `weights` names a BERT to start from: its attention, and its feed-forward parts for text and
-    queries alike; what reads the features starts at random. `dropout` acts on sums and attention, in training only.
+    `weights` names a BERT to start from: its attention, and its feed-forward parts for text and queries alike; what reads
+    the features starts at random. BLIP-2: the defaults. InstructBLIP: instruction=True.
     """
 
-    tiny = {"queries": 4, "layers": 3, "heads": 2, "hidden": 16, "dropout": 0.0}
+    tiny: ClassVar[dict[str, object]] = {"queries": 4, "layers": 3, "heads": 2, "hidden": 16, "dropout": 0.0}
 
     def __init__(
         self,
@@ -82,6 +81,18 @@ class QFormer(InputAligner):
         norm_features: bool = True,
         dropout: float = 0.1,
     ) -> None:
+        """
+        queries: tokens of a unit.
+        every: each so many layers, from the first on, there is one that reads the features.
+        layers: layers of the BERT.
+        heads: heads of its attention.
+        hidden: its width.
+        instruction: the BERT also reads the user's words about the item.
+        norm_features: a LayerNorm on the features first (BLIP-2's ln_vision).
+        dropout: on what is added in each layer and on the attention, in training only.
+
+        Raises InputError where these contradict each other or the checkpoint.
+        """
         super().__init__()
         if min(queries, every, layers, heads) < 1 or hidden % heads:
             raise InputError(
@@ -95,7 +106,8 @@ class QFormer(InputAligner):
         self.norm = norm("layer", hidden, EPS)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(hidden, heads, shape.channels if i % every == 0 else None, instruction, dropout) for i in range(layers)
+            Block(hidden, heads, shape.channels if i % every == 0 else None, instruction, dropout)
+            for i in range(layers)
         )
         borrowed = None if weights is None or weights.tiny else weights
         self.words: nn.Embedding | None = None

@@ -2,7 +2,7 @@
 section 3.1.1; as built by OpenFlamingo, Otter and IDEFICS)."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -46,15 +46,13 @@ class Block(nn.Module):
 
 
 class Resampler(InputAligner):
-    """`latents` tokens from all features of an item, however many units it has; with `join` false, from each unit.
+    """A fixed number of tokens from all features of an item, however many units it has.
 
-    OpenFlamingo: the defaults. IDEFICS: heads=16, head_width=96, activation="relu", qk_norm=True. `latents_in_keys` false
-    lets latents look at media only (Lynx). `frames` learns one embedding for each unit of an item, up to so many, and
-    adds it to all features of that unit (clips). The latents are as wide as the features; they are projected to `width`
-    where that differs.
+    OpenFlamingo: the defaults. IDEFICS: heads=16, head_width=96, activation="relu", qk_norm=True. The latents are as wide
+    as the features; they are projected where the LLM's width differs.
     """
 
-    tiny = {"latents": 4, "depth": 2, "heads": 2, "head_width": 8}
+    tiny: ClassVar[dict[str, object]] = {"latents": 4, "depth": 2, "heads": 2, "head_width": 8}
 
     def __init__(
         self,
@@ -72,6 +70,18 @@ class Resampler(InputAligner):
         frames: int | None = None,
         join: bool = True,
     ) -> None:
+        """
+        latents: tokens of an item.
+        depth: blocks.
+        heads: heads of the attention.
+        head_width: width of each head.
+        ffn: inner width of the feed-forward part over the width of the features.
+        activation: that of the feed-forward part.
+        latents_in_keys: latents look at each other too; false: at media only (Lynx).
+        qk_norm: a LayerNorm on the queries and keys of each head.
+        frames: learn an embedding for each unit of an item, up to so many, and add it to all features of that unit.
+        join: latents look at all units of an item together; false: each unit gives tokens of its own.
+        """
         super().__init__()
         self.width, self.join = width, join
         self.latents = nn.Parameter(torch.randn(latents, shape.channels))

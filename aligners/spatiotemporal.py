@@ -30,7 +30,7 @@ class Spatiotemporal(InputAligner):
             raise InputError(f"spatiotemporal: frames is {frames}; expected at least 1")
         self.width, self.frames, self.prefix = width, frames, shape.prefix
         self.patches = shape.length - shape.prefix
-        self.projection = nn.Linear(shape.channels, width)
+        self.project = nn.Linear(shape.channels, width)
 
     def tokens(self, units: int) -> int:
         """`frames` + L, however many frames a clip has."""
@@ -47,4 +47,4 @@ class Spatiotemporal(InputAligner):
         for clip in features.values[:, self.prefix :].split(features.counts):
             temporal, spatial = clip.mean(1), clip.mean(0)
             pooled += [pad(temporal, (0, 0, 0, self.frames - len(temporal))), spatial]
-        return self.projection(torch.cat(pooled))  # type: ignore[no-any-return]
+        return self.project(torch.cat(pooled))  # type: ignore[no-any-return]

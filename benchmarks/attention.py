@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--samples", type=int, default=4, help="samples packed in a row; an eighth of the row is padding")
+    parser.add_argument(
+        "--samples", type=int, default=4, help="samples packed in a row; an eighth of the row is padding"
+    )
     parser.add_argument("--heads", type=int, default=9)
     parser.add_argument("--groups", type=int, default=3)
     parser.add_argument("--width", type=int, default=64)
@@ -32,7 +34,10 @@ def main() -> None:
         name, reason = chosen(device, dtype)
         variants = ["reference", "sdpa", *(["flash"] if name == "flash" else [])]
         medians = compare(__file__, variants, sys.argv[1:])
-        show(f"{given.rows} rows of {given.length}, {given.samples} samples each, {given.heads}/{given.groups} heads", medians)
+        show(
+            f"{given.rows} rows of {given.length}, {given.samples} samples each, {given.heads}/{given.groups} heads",
+            medians,
+        )
         print(f"chosen on {device} in {dtype}: {name} ({reason})")
         return
     torch.manual_seed(given.seed)

@@ -35,7 +35,11 @@ def main() -> None:
     dtype = torch.bfloat16 if given.bf16 else torch.float32
     torch.manual_seed(given.seed)
     states = torch.randn(given.states, given.width, device=device, dtype=dtype, requires_grad=True)
-    weight = torch.randn(given.vocabulary, given.width, device=device, dtype=dtype).mul_(0.02).requires_grad_(not given.frozen)
+    weight = (
+        torch.randn(given.vocabulary, given.width, device=device, dtype=dtype)
+        .mul_(0.02)
+        .requires_grad_(not given.frozen)
+    )
     targets = torch.randint(0, given.vocabulary, (given.states,), device=device)
     if given.variant == "chunked":
         room._native = lambda *_: False

@@ -31,7 +31,15 @@ def compare(script: str, variants: list[str], arguments: list[str]) -> dict[str,
     for variant in variants:
         runs = []
         for seed in SEEDS:
-            command = [sys.executable, str(Path(script).resolve()), "--variant", variant, "--seed", str(seed), *arguments]
+            command = [
+                sys.executable,
+                str(Path(script).resolve()),
+                "--variant",
+                variant,
+                "--seed",
+                str(seed),
+                *arguments,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -71,9 +71,9 @@ class Pixels:
         return round(margin / 2) if self.even else margin // 2
 
     def _middle(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """The middle of a picture so long and thin that, resized, it would have more than MAX_PIXELS; others as they are."""
+        """The middle of a picture so thin that it would grow beyond a quarter of MAX_PIXELS; others as they are."""
         w, h = picture.size
-        most = max(1, MAX_PIXELS // self.short**2)  # times longer than wide
+        most = max(1, MAX_PIXELS // 4 // self.short**2)  # times longer than wide
         wide, high = min(w, most * h), min(h, most * w)
         left, top = (w - wide) // 2, (h - high) // 2
         return picture if (wide, high) == (w, h) else picture.crop((left, top, left + wide, top + high))

@@ -61,17 +61,17 @@ class TimmEncoder(Encoder):
 
         super().__init__()
         name, cfg, change = _described(weights)
-        native = 0
+        recipe = _recipe(cfg, name)
+        size = image_size or recipe.size
         if weights.tiny:
-            name, change, native = shrunk(name)
+            name, change, size = shrunk(name)
         trunk: Any = timm.create_model(name, pretrained=False, num_classes=0, **change).eval()
         if weights.load and not weights.tiny:
             hub = f"timm/{weights.name.removeprefix('timm/')}" if _of_timm(weights) else weights.name
             file = tensors_of(replace(weights, name=hub).folder(), ["model.safetensors"])
             fill(trunk, file, ignored=_classifier(cfg))
-        recipe = _recipe(cfg, name)
-        self.transform = recipe.at(native or image_size or recipe.size, resize)
-        set_size(trunk, self.transform.size)
+        self.transform = recipe.at(size, resize)
+        set_size(trunk, size)
         self.depth = len(trunk.feature_info)
         self.taps = taps(layer, self.depth, weights.tiny, first=1)
         self.last = self.depth if head else None

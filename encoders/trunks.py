@@ -94,7 +94,7 @@ def _of_end(trunk: Any, end: Tensor) -> Float[Tensor, "U L C"]:
     return end.flatten(1, 2) if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else _rows(end)
 
 
-def joined(maps: list[Float[Tensor, "U L C"]], prefix: int, dropped: bool) -> Float[Tensor, "U L C"]:
+def joined(maps: list[Float[Tensor, "U K C"]], prefix: int, dropped: bool) -> Float[Tensor, "U L D"]:
     """Several maps set one behind the other on the channels, with or without the first `prefix` rows."""
     if len({m.shape[1] for m in maps}) > 1:
         raise InputError(
@@ -111,7 +111,7 @@ def set_size(trunk: Any, size: int) -> None:
     positions = getattr(trunk, "pos_embed", None)
     try:
         trunk.set_input_size((size, size))
-    except (AssertionError, ValueError) as e:
+    except (AssertionError, ValueError, RuntimeError) as e:
         raise InputError(f"image_size: {type(trunk).__name__} cannot take {size} pixels ({e})") from e
     if isinstance(positions, nn.Parameter) and positions.ndim == 3 and trunk.pos_embed.shape != positions.shape:
         prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens

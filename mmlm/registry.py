@@ -68,7 +68,7 @@ def component(kind: str, name: str) -> type[Any]:
     module, _, attribute = entry.target.partition(":")
     try:
         found = import_module(module)
-    except ModuleNotFoundError as e:
+    except ImportError as e:
         raise InputError(f"{kind.removesuffix('s')} {name!r} ({entry.target}) cannot be imported: {e}") from e
     if not isinstance(cls := getattr(found, attribute, None), type):
         raise InputError(f"{kind.removesuffix('s')} {name!r}: {module} has no class {attribute!r}")

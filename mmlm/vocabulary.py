@@ -83,19 +83,19 @@ class Vocabulary:
                 refuse_code(read_json(folder / name), str(folder / name))
         if (folder / "tokenizer.json").exists():
             read_json(folder / "tokenizer.json")
-        chosen = find(template) if template is not None else None
         if (folder / STORED).exists():
             stored = read_json(folder / STORED)
             own = parse(stored.get("template"), str(folder / STORED))
-            if chosen and chosen.name != own.name:
+            if template not in (None, own.name):
                 raise InputError(
                     f"{folder} belongs to a model of the template {own.name!r}, but the template {template!r} was "
                     f"asked for; set `template: {own.name}`"
                 )
-            chosen = own
             system = stored.get("system") if system is None else system
             add_tokens = add_tokens or stored.get("add_tokens", ())
-        if chosen is None:
+        elif template is not None:
+            own = find(template)
+        else:
             raise InputError(f"{folder} holds no {STORED}, so `template` must say how a conversation is written")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -106,7 +106,7 @@ class Vocabulary:
             raise InputError(
                 f"{folder}: {type(tokenizer).__name__} has no fast form; give a folder with tokenizer.json"
             )
-        return cls(tokenizer, chosen, system, add_tokens)
+        return cls(tokenizer, own, system, add_tokens)
 
     @classmethod
     def tiny(cls, *, template: str = "chat", system: str | None = None, add_tokens: Sequence[str] = ()) -> Self:

@@ -96,15 +96,33 @@ def test_what_rooms_are_asked(
     assert calls == [(expected, {})] * 2
 
 
-@pytest.mark.parametrize(("command", "module", "name"), [("plan", "plan", "plan"), ("data check", "data", "check")])
-def test_commands_that_take_a_config(
-    room: Room, capsys: pytest.CaptureFixture[str], command: str, module: str, name: str
-) -> None:
-    calls = room(module, name, Told())
-    assert main([*command.split(), TYPICAL, "seed=3", "--json", "stages.align.batch=8", "~published"]) == 0
+def test_plan(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = room("plan", "plan", Told())
+    assert main(["plan", TYPICAL, "seed=3", "--json", "stages.align.batch=8", "~published"]) == 0
     assert json.loads(capsys.readouterr().out)["ü"] == 1
     (config,) = calls[0][0]
     assert (config.seed, config.stages[0].batch, config.published) == (3, 8, None)
+
+
+def test_data_check_measures_samples_as_training_does(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    class Example(list[int]):
+        learned = 2
+
+    asked: list[dict[str, Any]] = []
+
+    def processor(sample: object, **named: Any) -> Example:
+        asked.append(named)
+        return Example([1, 2, 3])
+
+    calls = room("data", "check", Told())
+    room("assemble", "processor_of", processor)
+    assert main(["data", "check", TYPICAL, "seed=3", "stages.0.template=plain", "stages.0.length=7"]) == 0
+    assert capsys.readouterr().out == "a table\n"
+    (config,), named = calls[0]
+    assert config.seed == 3
+    assert named["measure"]("a sample", config.stages[0]) == (3, 2)
+    assert named["measure"]("a sample", config.stages[1]) == (3, 2)
+    assert [(a["template"] and a["template"].name, a["length"]) for a in asked] == [("plain", 7), (None, None)]
 
 
 def test_train(room: Room) -> None:

@@ -8,6 +8,7 @@ import pytest
 from families import FAMILIES, LOSSLESS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from mmlm.codec import Codec, Space, Stream
 
@@ -98,6 +99,16 @@ def test_structure_is_parsed_in_marks_only() -> None:
     parts = list(codec.parts("<|im_start|>user\nhi<|im_end|><tool_call>"))
     assert parts == [501, "user\nhi", 502, codec.structure["<tool_call>"]]
     assert "    " not in codec.structure
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen"])
+def test_a_spelt_token_reads_as_if_it_were_none(family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    text = "ask the user in the picture"
+    before = codec_of(tokenizer).encode(text)
+    tokenizer.add_tokens([AddedToken("the user", special=True), AddedToken("picture", special=False)])
+    assert codec_of(tokenizer).encode(text) == before
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] != before
 
 
 def test_lone_surrogates_become_the_replacement_character() -> None:

@@ -100,6 +100,10 @@ FAULTS = {
     "transform refuses": ("encoders", 'raise InputError("this encoder reads pictures")', "return torch.zeros(1, 9, 3)"),
     "shape": ("encoders", "return x  # OUT", "return x[:, 1:]"),
     "units apart": ("encoders", "return x  # OUT", "return x + x.mean((0, 1))"),
+    "variants": (
+        "encoders", "width: int = 6)", "width: int = 6, wide: bool = False)",
+        "self.linear = nn", "width += wide; self.linear = nn",
+    ),
     "dtype": ("encoders", "return x  # OUT", "return x.float()"),
     "gradients": ("encoders", "self.linear = nn", "self.idle = nn.Linear(2, 2); self.linear = nn"),
     "state": (
@@ -164,6 +168,7 @@ def test_the_kind_is_told_by_base_or_shape(tmp_path: Path, monkeypatch: pytest.M
         ("encoders", "clipp", "did you mean 'clip'"),
         (None, "no.such.module:Part", "cannot be imported"),
         (None, "mmlm.errors:Nothing", "has no class"),
+        (None, "encoders.clip:ClipEncoder", "this folder is the package mmlm.encoders"),
     ],
 )
 def test_what_is_no_part_is_an_input_error(kind: str | None, target: str, message: str) -> None:

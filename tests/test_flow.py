@@ -87,11 +87,13 @@ def same(
 ) -> None:
     torch.testing.assert_close(a[0], b[0], rtol=1e-5, atol=1e-5)
     assert a[1] == b[1]
+    # fp32 sums in another order differ by what the largest of the summed numbers lets go; T5's are of the order of 10.
+    scale = max(1.0, *(float(g.abs().max()) for g in a[2].values()))
     for name in a[2].keys() | b[2].keys():
         x, y = a[2].get(name), b[2].get(name)
         # What one way does not reach (a stream without items) the other may reach with zeros.
         x, y = torch.zeros_like(y) if x is None else x, torch.zeros_like(x) if y is None else y
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5 * scale, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_packed_padded_and_single_rows_give_the_same_loss_and_gradients(system: tuple[str, Assembly]) -> None:

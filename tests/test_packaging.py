@@ -1,6 +1,7 @@
 """The package as others see it: what is installed, the door to the part folders, and the wheel."""
 
 import fnmatch
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
 ROOTS = ("mmlm", "encoders", "aligners", "decoders", "configs", "demo")
+LICENSED = 77  # the first setuptools that knows `license = "Apache-2.0"`
 DOORS = ("encoders", "aligners", "decoders")
 
 
@@ -40,8 +42,9 @@ def package_of(folder: Path) -> str:
 def test_every_folder_is_listed() -> None:
     folders = {package_of(p.parent) for p in files() if p.suffix in {".py", ".yaml"}}
     assert not (missed := sorted(folders - set(SETUP["packages"]))), f"add to [tool.setuptools] packages: {missed}"
-    empty = sorted(set(SETUP["packages"]) - {package_of(p.parent) for p in files()})
-    assert not empty, f"[tool.setuptools] packages lists folders without a file: {empty}"
+    held = {package_of(folder) for p in files() for folder in p.parents if folder.parts}
+    gone = sorted(set(SETUP["packages"]) - held)
+    assert not gone, f"[tool.setuptools] packages lists folders that hold nothing: {gone}"
 
 
 def test_every_folder_of_the_top_is_mapped() -> None:
@@ -97,13 +100,12 @@ def test_a_part_folder_is_refused_under_its_own_name(folder: str) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of the sources, so that nothing is left in the checkout."""
-    needed = SETUP_NEEDS
     try:
         have = int(version("setuptools").split(".")[0])
     except PackageNotFoundError:
         have = 0
-    if have < needed:
-        pytest.skip(f"building a wheel here needs setuptools {needed} or newer, found {have or 'none'}")
+    if have < LICENSED:
+        pytest.skip(f"building a wheel here needs setuptools {LICENSED} or newer, found {have or 'none'}")
     copy = tmp_path_factory.mktemp("source") / "mmlm"
     for folder in ROOTS:
         if (ROOT / folder).is_dir():
@@ -130,9 +132,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-SETUP_NEEDS = 77  # the first setuptools that knows `license = "Apache-2.0"`
-
-
 @pytest.mark.slow
 def test_the_wheel_holds_one_name_and_every_file(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
@@ -146,19 +145,22 @@ def test_the_wheel_holds_one_name_and_every_file(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_works(wheel: Path, tmp_path: Path) -> None:
+    """Where it is installed, it finds every part and every config that the checkout finds."""
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
     code = (
-        "import mmlm, mmlm.registry as r\n"
+        "import json, mmlm\n"
+        "from mmlm.registry import KINDS, entries\n"
         "from mmlm.config import load, shipped\n"
-        "[load(name) for name in shipped()]\n"
-        "print(mmlm.__file__, len(shipped()), sum(len(r.entries(k)) for k in ('encoders', 'aligners', 'backbones', 'grafts')))"
+        "names = {k: sorted(entries(k)) for k in KINDS} | {'systems': sorted(shipped())}\n"
+        "[load(name) for name in names['systems']]\n"
+        "print(json.dumps([mmlm.__file__, names]))"
     )
-    got = python(code, tmp_path, path=installed)
-    assert got.returncode == 0, got.stderr
-    file, systems, parts = got.stdout.split()
-    assert Path(file) == installed / "mmlm" / "__init__.py"
-    assert int(systems) == len(list((ROOT / "configs" / "systems").glob("*.yaml"))) + len(
-        list((ROOT / "configs" / "quickstart").glob("*.yaml"))
-    )
-    assert int(parts) > 0
+    found = []
+    for path in (installed, ROOT):
+        got = python(code, tmp_path, path=path)
+        assert got.returncode == 0, got.stderr
+        file, names = json.loads(got.stdout)
+        assert Path(file) == path / "mmlm" / "__init__.py"
+        found.append(names)
+    assert found[0] == found[1] and found[0]["systems"] and found[0]["encoders"]

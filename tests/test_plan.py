@@ -20,8 +20,8 @@ from mmlm.config import SystemConfig, parse
 from mmlm.errors import InputError
 from mmlm.interfaces import Features
 from mmlm.plan import Plan, plan
+from mmlm.plan.amounts import count, flops, gibibytes, ratio
 from mmlm.plan.memory import LOGITS, activations, logits, of_parameters, stored
-from mmlm.plan.units import amount, ratio
 from mmlm.plan.work import Matrix, Places, Work, attention, dense, llm, on_shapes
 from mmlm.weights import Weights
 
@@ -263,7 +263,7 @@ def test_activations_are_within_a_third(name: str, trained: bool, recompute: boo
     """The estimate of activations and gradients against the peak of a real step in fp32."""
     backbone, positions = small(name, trained=trained), 256
     if recompute:
-        backbone.checkpoint_layers(True)
+        backbone.recompute(True)
     backbone.train(recompute)  # layers recompute in training mode only; there is no dropout in these
     layers, head = llm(backbone, Places(positions, positions), flows=True)
     estimated = activations(layers.kept, backbone.layers, positions, backbone.width, "fp32", recompute)
@@ -340,13 +340,13 @@ class TestPlan:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "-"), (0, "-"), (7, "7"), (20_979_712, "20.98 M"), (7.063e9, "7.063 B"), (43.77e15, "43.77 P")],
+    ("value", "text"), [(None, "-"), (0, "-"), (7, "7"), (20_979_712, "20.98 M"), (7.063e9, "7.063 B")]
 )
-def test_amounts(value: float | None, text: str) -> None:
-    assert amount(value) == text
+def test_counts(value: float | None, text: str) -> None:
+    assert count(value) == text
 
 
-def test_ratios() -> None:
-    assert ratio(2.0, 1.0) == "2.000"
-    assert ratio(2.0, None) == "-"
+def test_other_amounts() -> None:
+    assert (flops(7.063e9), flops(43.77e15)) == ("7.063 G", "43.77 P")
+    assert (gibibytes(2**30 * 12.34), gibibytes(2**20 * 123)) == ("12.3", "0.12")
+    assert (ratio(2.0, 1.0), ratio(2.0, None)) == ("2.000", "-")

@@ -13,13 +13,12 @@ FILES = sorted(
     p for folder in ("mmlm", "encoders", "aligners", "decoders", "demo") for p in (ROOT / folder).rglob("*.py")
 )
 
-# (file, rule): why the rule does not hold there.
+# (file, rule), each with its reason.
 EXCEPTIONS = {
-    (
-        "mmlm/conformance.py",
-        "pickle",
-    ): "it pickles a part it has just built and reads those same bytes back, as a data worker would",
-    ("mmlm/cli.py", "print"): "the command line is where printing is done",
+    # It pickles a part it has just built, and reads those same bytes back as a data worker would.
+    ("mmlm/conformance/modules.py", "pickle"),
+    # The command line is where printing is done.
+    ("mmlm/cli.py", "print"),
 }
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -80,7 +80,7 @@ def test_a_sample_fits_and_costs(name: str) -> None:
     for stage in found.stages:
         assert stage.text >= 32
         assert stage.forward > 0 and stage.backward > 0 and stage.memory.activations > 0
-    assert f"{found.parameters / 1e9:.1f}" and found.table()
+    assert max(map(len, found.table().splitlines())) < 160
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,6 +139,14 @@ def test_leading_items_stand_where_the_template_wants_them(template: str, shown:
     assert found == shown
 
 
+@pytest.mark.parametrize(("template", "shown"), [("plain", ["<s>", 1]), ("caption", [1, "<s>"])])
+def test_a_caption_is_asked_for_by_the_items_alone(template: str, shown: list[Any]) -> None:
+    sample = Sample((Turn("system", ("",)), Turn("user", (PICTURE, "what?"))))
+    rendered = Vocabulary.tiny(template=template).render(sample, reply=True)
+    found = [Vocabulary.tiny()._codec.decode(s.ids) if isinstance(s, Text) else s.turn for s in rendered.segments]
+    assert found == shown
+
+
 def joined(rendered: Rendered) -> list[Text | Place]:
     """Segments across head and exchanges, texts of one label in one."""
     runs: list[Text | Place] = []
@@ -191,11 +199,10 @@ def test_left_out_exchanges_leave_a_conversation(template: str) -> None:
         assert flat(found) == flat(want) and len(found.exchanges) == len(found.leads) == 3 - skip
         places = [s.turn for s in found.segments if isinstance(s, Place)]
         assert places == [len(system) + 2 * k for k in range(skip, 3)]
-    # From the end they are left out of the list.
-    first = vocabulary.render(Sample((*system, *turns[:2])))
-    whole = vocabulary.render(sample)
-    assert flat(first)[: len(flat(whole)[: sum(map(len, whole.exchanges[:1]))])]
-    assert whole.head == first.head and whole.exchanges[0][:-1] == first.exchanges[0][: len(whole.exchanges[0]) - 1]
+    # From the end they are left out of the list; only what a chat template writes behind the last end goes with them.
+    whole, first = vocabulary.render(sample), vocabulary.render(Sample((*system, *turns[:2])))
+    kept, want = flat(Rendered(whole.head, whole.exchanges[:1], ())), flat(first)
+    assert kept == want[: len(kept)] and vocabulary._codec.decode(i for i in want[len(kept) :]).strip() == ""
 
 
 U, A, S = Turn("user", ("q",)), Turn("assistant", ("a",)), Turn("system", ("s",))

@@ -26,13 +26,9 @@ _log = logging.getLogger(__name__)
 _HARMLESS = frozenset(
     {
         "cache_position",
-        "cu_seq_lens_k",
-        "cu_seq_lens_q",
         "deterministic",
         "labels",
         "logits_to_keep",
-        "max_length_k",
-        "max_length_q",
         "num_items_in_batch",
         "output_hidden_states",
         "past_key_values",
@@ -43,18 +39,25 @@ _HARMLESS = frozenset(
         "use_cache",
     }
 )
+# Where samples are packed, for kernels that take no mask. With a mask it says nothing new; without one it must not be lost.
+_PACKING = frozenset({"cu_seq_lens_k", "cu_seq_lens_q", "max_length_k", "max_length_q"})
 # What was derived from a mask, for as long as that mask lives: every layer of a forward is handed the same tensor.
 _derived: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def adopt(llm: nn.Module) -> bool:
     """Make `llm` compute its attention by this project's entry. False, and nothing is changed, where its class does not
-    call transformers' attention interface (MPT, Bloom, Falcon, GPT-J ...): such a model gets `dense_mask` instead."""
+    call transformers' attention interface (MPT, Bloom, Falcon, GPT-J ...): such a model gets `dense_mask` instead.
+    Raises InputError for a model that can be given neither."""
     llm.set_attn_implementation(NAME)  # type: ignore[operator]
     config: Any = llm.config
     adopted = bool(config.get_text_config()._attn_implementation == NAME)
     if not adopted:
         _log.info("%s computes attention by itself: it gets dense masks", type(llm).__name__)
+        if config.model_type == "falcon" and config.alibi:
+            raise InputError(
+                "Falcon with ALiBi cannot tell packed samples apart in transformers; use a Falcon with rotary"
+            )
         if config.model_type == "bloom":
             body: Any = llm.base_model  # type: ignore[attr-defined]
             body.build_alibi_tensor = _bloom_alibi
@@ -66,7 +69,8 @@ def _bloom_alibi(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> 
     from the start of the row instead of the sample shifts all scores of a query alike, which a softmax does not see."""
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
-    return build_alibi_tensor(attention_mask.new_ones(len(attention_mask), attention_mask.shape[-1]), num_heads, dtype)
+    row = attention_mask.new_ones(len(attention_mask), attention_mask.shape[-1])
+    return build_alibi_tensor(row, num_heads, dtype)  # type: ignore[no-any-return]
 
 
 def carrier(keys: Int[Tensor, "B S"]) -> Int[Tensor, "B 1 1 S"]:
@@ -99,14 +103,16 @@ def _attention(
     **rest: object,
 ) -> tuple[Float[Tensor, "B T H W"], None]:
     """What transformers calls in each layer. Raises InputError for arguments that this attention does not know."""
-    unknown = sorted(k for k, v in rest.items() if v is not None and v is not False and k not in _HARMLESS)
+    known = _HARMLESS if attention_mask is None else _HARMLESS | _PACKING
+    unknown = sorted(k for k, v in rest.items() if v is not None and v is not False and k not in known)
     if unknown:
         raise InputError(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention, which the implementation {NAME!r} does "
             f"not know; call set_attn_implementation('eager') on this model"
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    mask, bias = None, position_bias
+    mask: Segments | Dense | None = None
+    bias = position_bias
     if attention_mask is not None and not attention_mask.is_floating_point() and attention_mask.dtype != torch.bool:
         mask = _segments(module, attention_mask, query.shape[2], key.shape[2], causal)
     elif attention_mask is not None:
@@ -133,9 +139,15 @@ def _segments(module: nn.Module, mask: Tensor, queries: int, keys: int, causal: 
     """The segments that a carrier holds, for the last `queries` of its last `keys` (a sliding cache keeps only those)."""
     name = type(module).__name__
     if mask.ndim != 4 or mask.shape[1:3] != (1, 1) or mask.shape[3] < keys:
-        raise InputError(f"{name} got an integer mask of shape {tuple(mask.shape)}; expected segments [B, 1, 1, at least {keys}]")
-    if not causal and (queries != keys or getattr(module, "is_decoder", False) or getattr(module, "is_cross_attention", False)):
-        raise InputError(f"{name} attends to other positions than its own; give it a boolean mask [B, 1, T, S], not segments")
+        raise InputError(
+            f"{name} got an integer mask of shape {tuple(mask.shape)}; expected segments [B, 1, 1, at least {keys}]"
+        )
+    if not causal and (
+        queries != keys or getattr(module, "is_decoder", False) or getattr(module, "is_cross_attention", False)
+    ):
+        raise InputError(
+            f"{name} attends to other positions than its own; give it a boolean mask [B, 1, T, S], not segments"
+        )
     known = _derive(mask, dict)
     if (queries, keys) not in known:
         held = mask[:, 0, 0, mask.shape[3] - keys :].clone()  # a view would keep the mask alive, and this entry with it
@@ -153,9 +165,9 @@ def _laid_out(module: nn.Module, mask: Tensor) -> tuple[Dense, Tensor | None]:
             return Dense.of(mask), None
         seen = mask > torch.finfo(mask.dtype).min / 2
         added = mask.masked_fill(~seen, 0)
-        return Dense.of(seen), added if bool(added.any()) or mask.requires_grad else None
+        return Dense.of(seen), added if mask.requires_grad or bool(added.any()) else None
 
-    return _derive(mask, derive)  # type: ignore[no-any-return]
+    return derive() if mask.requires_grad else _derive(mask, derive)
 
 
 def _derive(mask: Tensor, make: Callable[[], Any]) -> Any:
@@ -193,7 +205,7 @@ def _mask(
     both_ways = allow_is_bidirectional_skip and getattr(config, "is_causal", None) is not False
     if not padded and not narrow and (causal or both_ways):
         return None
-    return sdpa_mask(
+    return sdpa_mask(  # type: ignore[no-any-return]
         batch_size,
         q_length,
         kv_length,

@@ -87,8 +87,7 @@ class _Chunked(torch.autograd.Function):
                 grads[1] += slope.mT @ x
             if grads[2] is not None:
                 grads[2] += slope.sum(0)
-        like = (states, weight, bias)
-        ctx.save_for_backward(*(None if g is None else g.to(x.dtype) for g, x in zip(grads, like, strict=True)))
+        ctx.save_for_backward(*(None if g is None else g.to(states.dtype) for g in grads))
         return total
 
     @staticmethod

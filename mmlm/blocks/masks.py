@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -23,7 +22,7 @@ class Dense:
     empty: Bool[Tensor, "b h t 1"]
 
     @classmethod
-    def of(cls, seen: Bool[Tensor, "b h t S"]) -> Self:
+    def of(cls, seen: Bool[Tensor, "b h t S"]) -> "Dense":
         """From a mask that is True where a query (row) sees a key (column); dimensions of 1 broadcast."""
         empty = ~seen.any(dim=-1, keepdim=True)
         return cls(seen | empty, empty)
@@ -64,7 +63,9 @@ class Segments:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether every query may see every key: one segment to each row, and no padding."""
+        """Whether every query may see every key: one segment to each row, and no padding. Shapes alone cannot tell: False."""
+        if self.keys.is_meta:
+            return False
         first = self.keys[:, :1]
         return bool((first != 0).all() and (self.keys == first).all() and (self.queries == first).all())
 

@@ -38,9 +38,8 @@ class MultiHead(nn.Module):
         self, x: Float[Tensor, "B T W"], memory: Float[Tensor, "B S C"], mask: Mask | None = None
     ) -> Float[Tensor, "B T W"]:
         q, k, v = (
-            f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, y in ((self.q, x), (self.k, memory), (self.v, memory))
+            f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for f, y in ((self.q, x), (self.k, memory), (self.v, memory))
         )
-        out = attention(
-            self.q_norm(q), self.k_norm(k), v, mask=mask, dropout=self.dropout if self.training else 0.0
-        )
+        out = attention(self.q_norm(q), self.k_norm(k), v, mask=mask, dropout=self.dropout if self.training else 0.0)
         return self.o(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

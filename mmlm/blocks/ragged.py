@@ -10,7 +10,8 @@ from torch import Tensor
 def places(counts: Sequence[int], device: torch.device) -> tuple[Int[Tensor, " U"], Int[Tensor, " U"]]:
     """For each unit, which item it belongs to and which of that item's units it is, both from 0."""
     number = torch.tensor(counts, dtype=torch.long, device=device)
-    item = torch.repeat_interleave(torch.arange(len(counts), device=device), number)
+    # Told the size, torch need not look at the numbers: no wait for the device, and shapes without values will do.
+    item = torch.repeat_interleave(torch.arange(len(counts), device=device), number, output_size=sum(counts))
     return item, torch.arange(len(item), device=device) - (number.cumsum(0) - number)[item]
 
 

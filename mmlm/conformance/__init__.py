@@ -1,8 +1,10 @@
 """The conformance room: holds a part against its contract. Every listed part is tested by it, and parts of others can be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mmlm.backbones.backbone import Backbone
+from mmlm.config import signature
 from mmlm.config.parts import MODELS
 from mmlm.config.problems import hint, one_of
 from mmlm.conformance.aligners import check_aligner
@@ -11,7 +13,7 @@ from mmlm.conformance.building import Maker, maker
 from mmlm.conformance.data import check_reader, check_task
 from mmlm.conformance.encoders import check_encoder
 from mmlm.conformance.grafts import check_graft
-from mmlm.conformance.options import check_options
+from mmlm.conformance.options import check_options, switches
 from mmlm.conformance.report import Report, Row, Sheet
 from mmlm.errors import InputError
 from mmlm.interfaces import Encoder, Graft, InputAligner
@@ -41,9 +43,12 @@ def check(kind: str | None, target: str, weights: str | None = None) -> Report:
     cls = component(kind or "encoders", target)
     kind = kind or kind_of(cls)
     sheet = Sheet()
+    made = maker(kind, cls, weights)
     if kind in MODELS:
-        check_options(sheet, cls, locate(kind, target).target)
-    _CHECKS[kind](maker(kind, cls, weights), sheet)
+        full = locate(kind, target).target
+        if check_options(sheet, cls, full):
+            made = replace(made, variants=tuple(switches(signature(full))))
+    _CHECKS[kind](made, sheet)
     return Report(kind, target, tuple(sheet.rows))
 
 

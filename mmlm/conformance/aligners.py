@@ -6,17 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmlm.conformance.building import Maker
-from mmlm.conformance.modules import again, burden, check_module
+from mmlm.conformance.building import SHAPES, WIDTH, Maker
+from mmlm.conformance.modules import again, burden, check_module, check_variants
 from mmlm.conformance.report import Sheet, equal, need
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 
-WIDTH = 40
 COUNTS = (1, 3, 2)
 TEXTS = ("what is this?", "how many of them are there in the picture, roughly?", "why")
-# Features of a picture with a class token, of one without, and of sound: an aligner may refuse what it cannot take.
-SHAPES = (FeatureShape(17, 24, (4, 4), 1), FeatureShape(16, 24, (4, 4)), FeatureShape(16, 24))
 
 
 def check_aligner(maker: Maker, sheet: Sheet) -> None:
@@ -24,23 +21,21 @@ def check_aligner(maker: Maker, sheet: Sheet) -> None:
     taken: list[FeatureShape] = []
 
     def builds() -> str:
+        refusals = []
         for shape in SHAPES:
             try:
                 maker(shape=shape, width=WIDTH)
+                taken.append(shape)
             except InputError as e:
-                refused = e
-                continue
-            taken.append(shape)
-        need(
-            bool(taken),
-            f"none of {len(SHAPES)} shapes is taken; the last was refused with: {refused if not taken else ''}",
-        )
+                refusals.append(str(e))
+        need(bool(taken), f"no shape is taken: {'; '.join(dict.fromkeys(refusals))}")
         return f"takes {len(taken)} of {len(SHAPES)} shapes of features"
 
     if not sheet.row("builds", "a small instance on features with a grid, or without one", builds):
         return
-    if not all(_check_tokens(maker, sheet, shape) for shape in taken):
+    if not all([_check_tokens(maker, sheet, shape) for shape in taken]):
         return
+    check_variants(sheet, maker, lambda other: _promised(other, taken[0]))
     part = maker(shape=taken[0], width=WIDTH)
     if part.tokenize is not None:
         sheet.row(
@@ -69,16 +64,6 @@ def _check_tokens(maker: Maker, sheet: Sheet, shape: FeatureShape) -> bool:
     given = _features(part, shape)
     about = f"{shape.grid[0]} x {shape.grid[1]} + {shape.prefix}" if shape.grid else f"{shape.length}, no grid"
 
-    def promised() -> str:
-        told = [part.tokens(n) for n in COUNTS]
-        need(all(type(n) is int and n >= 1 for n in told), f"tokens() gives {told}")
-        need(part.width == WIDTH, f"width is {part.width}")
-        out = part(given)
-        need(
-            list(out.shape) == [sum(told), WIDTH], f"{list(out.shape)}, where tokens() promises {told} of width {WIDTH}"
-        )
-        return f"{told} tokens for items of {list(COUNTS)} units"
-
     def apart() -> str:
         sizes = [part.tokens(n) for n in COUNTS]
         together = part(given).split(sizes)
@@ -91,11 +76,24 @@ def _check_tokens(maker: Maker, sheet: Sheet, shape: FeatureShape) -> bool:
         return equal(torch.cat(together), torch.cat([_single(part, given, i) for i in range(len(COUNTS))]))
 
     with torch.no_grad():
-        kept = sheet.row(f"tokens ({about})", "forward gives [S, D] with S the sum of tokens(n)", promised)
+        kept = sheet.row(
+            f"tokens ({about})", "forward gives [S, D] with S the sum of tokens(n)", lambda: _promised(maker, shape)
+        )
         if kept:
             alone = "an item's tokens are those it has alone, whatever stands beside it"
             sheet.row(f"items apart ({about})", alone, apart)
     return kept
+
+
+def _promised(maker: Maker, shape: FeatureShape) -> str:
+    """What `tokens` promises for each item, if forward keeps it."""
+    part = maker(shape=shape, width=WIDTH)
+    told = [part.tokens(n) for n in COUNTS]
+    need(all(type(n) is int and n >= 1 for n in told), f"tokens() gives {told}")
+    need(part.width == WIDTH, f"width is {part.width}")
+    out = part(_features(part, shape))
+    need(list(out.shape) == [sum(told), WIDTH], f"{list(out.shape)}, where tokens() promises {told} of width {WIDTH}")
+    return f"{told} tokens for items of {list(COUNTS)} units"
 
 
 def _single(part: Any, given: Features, i: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Part of the conformance room: building a part small, the way the assembler would."""
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,12 +10,16 @@ from torch import nn
 
 from mmlm.backbones.backbone import Backbone
 from mmlm.config.problems import one_of
+from mmlm.conformance.report import FAULTS
 from mmlm.errors import InputError
+from mmlm.interfaces import FeatureShape
 from mmlm.registry import component
 from mmlm.weights import Weights
 
 LLM = "HuggingFaceTB/SmolLM2-135M"
-VOCABULARY = 61
+VOCABULARY, WIDTH = 61, 40
+# Features of a picture with a class token, of one without, and of sound: an aligner may refuse what it cannot take.
+SHAPES = (FeatureShape(17, 24, (4, 4), 1), FeatureShape(16, 24, (4, 4)), FeatureShape(16, 24))
 # Checkpoints whose shape is known without a download, of which a part that asks for weights gets the first that fits.
 _CANDIDATES = {
     "encoders": (
@@ -31,6 +36,10 @@ _CANDIDATES = {
 }
 
 
+class _Stranger(InputError):
+    """A checkpoint is of another family than the module that it should shape."""
+
+
 class _Fitting(Weights):
     """Weights that refuse to shape a module of another family: the class of a SigLIP would take a CLIP's config."""
 
@@ -40,7 +49,7 @@ class _Fitting(Weights):
         kind = getattr(getattr(cls, "config_class", None), "model_type", None)
         own = self.config().get("model_type")
         if kind and kind != own and not kind.startswith(f"{own}_"):
-            raise InputError(f"{self.name} is a {own}, and {cls.__name__} is made of a {kind}")
+            raise _Stranger(f"{self.name} is a {own}, and {cls.__name__} is made of a {kind}")
         return Weights.transformers(self, cls, part, **changes)
 
 
@@ -48,45 +57,50 @@ class _Fitting(Weights):
 class Maker:
     """Builds one class small: hands over by name what its constructor asks for, with `tiny` as its options.
 
-    `known` is what the constructor gets beside `weights` and `encoder`; `seed` is that of its random values.
+    `options` replaces single values of `tiny`; `variants` are such options, worth a try one after the other.
     """
 
     cls: type[Any]
     weights: Weights | None = None
     encoder: "Maker | None" = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Mapping[str, Any], ...] = ()
 
     def __call__(self, seed: int = 0, **known: Any) -> Any:
+        """A new instance with random values from `seed`; `known` is what the assembler would know beside weights."""
         asked = inspect.signature(self.cls.__init__).parameters
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             known |= {"weights": self.weights, "encoder": self.encoder(seed) if self.encoder else None}
-            made = self.cls(**{k: v for k, v in known.items() if k in asked}, **getattr(self.cls, "tiny", {}))
+            options = {**getattr(self.cls, "tiny", {}), **self.options}
+            made = self.cls(**{k: v for k, v in known.items() if k in asked}, **options)
         return made.eval() if isinstance(made, nn.Module) else made
-
-    def reads(self, name: str) -> bool:
-        """Whether the constructor asks for `name`."""
-        return name in inspect.signature(self.cls.__init__).parameters
 
 
 def maker(kind: str, cls: type[Any], weights: str | None = None) -> Maker:
     """How to build a class of a kind. A class that needs weights gets those given, or the first candidate that fits."""
-    encoder = (
-        maker("encoders", component("encoders", "clip")) if kind == "encoders" and _needs(cls, "encoder") else None
-    )
+    nested = kind == "encoders" and _needs(cls, "encoder")
+    encoder = maker("encoders", component("encoders", "clip")) if nested else None
     if weights:
         return Maker(cls, Weights(weights, load=False, tiny=True), encoder)
     if not _needs(cls, "weights"):
         return Maker(cls, None, encoder)
+    broken: Maker | None = None
     for name in _CANDIDATES.get(kind, ()):
         made = Maker(cls, _Fitting(name, load=False, tiny=True), encoder)
         try:
-            made(vocabulary=VOCABULARY)
-        except (ValueError, KeyError, AttributeError):
-            continue  # the shape of another family
+            made(vocabulary=VOCABULARY, shape=SHAPES[0], width=WIDTH)
+        except _Stranger:
+            continue
+        except FAULTS:
+            broken = broken or made  # perhaps of another family too, perhaps a fault that a row should show
+            continue
         return made
+    if broken is not None:
+        return broken
     raise InputError(
-        f"{cls.__qualname__} asks for weights, and the shape of none that is known here "
-        f"({one_of(_CANDIDATES.get(kind, ()))}) fits; name some whose config.json is in a folder here"
+        f"{cls.__qualname__} asks for weights, and none whose shape is known without a download fits "
+        f"({one_of(_CANDIDATES.get(kind, ()))}); give `weights` that do"
     )
 
 

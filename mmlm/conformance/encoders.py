@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmlm.conformance.building import Maker
-from mmlm.conformance.modules import again, alone, burden, check_module
+from mmlm.conformance.modules import again, alone, burden, check_module, check_variants
 from mmlm.conformance.report import Sheet, need
 from mmlm.errors import InputError
 from mmlm.sample import ITEMS, Audio, Image, Item, Modality, Video
@@ -23,7 +23,7 @@ def items(modality: Modality) -> tuple[Item, ...]:
         return tuple(Image(p) for p in pictures)
     if modality == "video":
         return tuple(Video(np.stack([p] * n), rate=2.0) for n, p in zip((1, 3, 6), pictures, strict=True))
-    return tuple(Audio(random.standard_normal(n).astype(np.float32) / 9, rate=16_000) for n in (900, 16_000, 40_001))
+    return tuple(Audio(random.uniform(-0.3, 0.3, n).astype(np.float32), rate=16_000) for n in (900, 16_000, 40_001))
 
 
 def check_encoder(maker: Maker, sheet: Sheet) -> None:
@@ -42,13 +42,6 @@ def check_encoder(maker: Maker, sheet: Sheet) -> None:
     except (InputError, AttributeError, TypeError):
         return  # the row above has said it
 
-    def shape() -> str:
-        out, promised = part(units), part.shape
-        need(list(out.shape) == [3, promised.length, promised.channels], f"{list(out.shape)}, but shape is {promised}")
-        grid = promised.grid[0] * promised.grid[1] if promised.grid else promised.length - promised.prefix
-        need(promised.prefix + grid == promised.length, f"{promised}: prefix and grid do not make the length")
-        return f"{list(out.shape)} of {promised}"
-
     def each() -> str:
         return alone(part(units), [part(u[None]) for u in units])
 
@@ -58,10 +51,21 @@ def check_encoder(maker: Maker, sheet: Sheet) -> None:
         return f"{found[0]} for an item, {found[1]} for one of 12.5 s"
 
     with torch.no_grad():
-        sheet.row("shape", "forward gives [U, L, C] as `shape` says, and prefix + grid make L", shape)
+        sheet.row("shape", "forward gives [U, L, C] as `shape` says, and prefix + grid make L", lambda: _shaped(part))
+        check_variants(sheet, maker, lambda other: _shaped(other()))
         sheet.row("units apart", "a batch of 3 equals 3 batches of 1, to 1e-5", each)
     sheet.row("units()", "whole numbers from 1 on", counted)
     check_module(sheet, lambda seed: maker(seed), lambda p, dtype: p(units.to(dtype)))
+
+
+def _shaped(part: Any) -> str:
+    """What forward gives for two units, if `shape` says so."""
+    unit = part.transform(items(part.modality)[0])[:1]
+    out, promised = part(torch.cat([unit, -unit])), part.shape
+    need(list(out.shape) == [2, promised.length, promised.channels], f"{list(out.shape)}, but shape is {promised}")
+    grid = promised.grid[0] * promised.grid[1] if promised.grid else promised.length - promised.prefix
+    need(promised.prefix + grid == promised.length, f"{promised}: prefix and grid do not make the length")
+    return f"{list(out.shape)} of {promised}"
 
 
 def _one_of(modality: Any) -> str:

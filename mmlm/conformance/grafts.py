@@ -10,7 +10,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.batch import Batch, Memory
 from mmlm.conformance.backbones import laid, said
 from mmlm.conformance.building import Maker, tiny_backbone
-from mmlm.conformance.modules import again, on_meta, reached, shaken, weigh
+from mmlm.conformance.modules import again, check_variants, on_meta, reached, shaken, weigh
 from mmlm.conformance.report import Sheet, equal, need
 from mmlm.interfaces import Graft
 
@@ -45,7 +45,7 @@ def states(backbone: Any, text: Batch, remembered: Memory | None, reads: bool) -
 def check_graft(maker: Maker, sheet: Sheet) -> None:
     """Attaching, with and without memory, samples apart, token by token, and the module's own rows."""
 
-    def grafted(seed: int = 0) -> Backbone:
+    def grafted(seed: int = 0, maker: Maker = maker) -> Backbone:
         backbone = tiny_backbone()
         graft = maker(seed, backbone=backbone, memory_width=CHANNELS)
         with torch.random.fork_rng(devices=[]):
@@ -76,6 +76,7 @@ def check_graft(maker: Maker, sheet: Sheet) -> None:
             "its state dict makes another instance think the same, to the bit",
             lambda: _restored(part, grafted(1), reads),
         )
+        check_variants(sheet, maker, lambda other: _bf16(shaken(grafted(0, other)), reads))
     sheet.row(
         "gradients", "every parameter of the graft is reached when it is unfrozen", lambda: _gradients(grafted(), reads)
     )

@@ -3,13 +3,17 @@
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mmlm.conformance.report import Sheet, equal, need
+from mmlm.conformance.building import Maker
+from mmlm.conformance.report import FAULTS, Sheet, Unmet, equal, need
+from mmlm.errors import InputError
 
+M = TypeVar("M", bound=nn.Module)
 Run = Callable[[Any, torch.dtype], Tensor]  # one forward of a part with inputs of a dtype
 
 
@@ -47,6 +51,25 @@ def check_module(sheet: Sheet, make: Callable[[int], nn.Module], run: Run) -> No
     sheet.row("meta device", "can be built without allocating anything", lambda: on_meta(make))
 
 
+def check_variants(sheet: Sheet, maker: Maker, look: Callable[[Maker], object]) -> None:
+    """A row on the switches and choices of a part: with each other value `look` passes, or the part refuses the value."""
+
+    def tried() -> str:
+        refused = 0
+        for options in maker.variants:
+            shown = ", ".join(f"{k}: {v}" for k, v in options.items())
+            try:
+                look(replace(maker, options=options))
+            except InputError:
+                refused += 1
+            except FAULTS as e:
+                need(False, f"with {shown}: {'' if isinstance(e, Unmet) else type(e).__name__ + ': '}{e}")
+        return f"{len(maker.variants)} other values, {refused} refused"
+
+    if maker.variants:
+        sheet.row("variants", "any other value of a switch or choice keeps the promise, or is refused", tried)
+
+
 def on_meta(make: Callable[[int], nn.Module]) -> str:
     """Build on the meta device; all parameters must be there."""
     with torch.device("meta"):
@@ -70,7 +93,7 @@ def weigh(out: Tensor) -> Tensor:
     return (out.float() * torch.cos(steps)).sum()
 
 
-def shaken(part: nn.Module) -> nn.Module:
+def shaken(part: M) -> M:
     """The part with every parameter moved a little, so that no gate is shut and no norm is the identity."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
@@ -81,7 +104,7 @@ def shaken(part: nn.Module) -> nn.Module:
 
 def again(value: Any) -> Any:
     """The value as it comes out of a data worker. The bytes are our own, so reading them back runs nothing strange."""
-    return pickle.loads(pickle.dumps(value))
+    return pickle.loads(_bytes(value, pickle.Pickler))
 
 
 def burden(value: Any) -> list[str]:
@@ -93,8 +116,17 @@ def burden(value: Any) -> list[str]:
             if isinstance(inner, nn.Module | nn.Parameter):
                 found.append(type(inner).__name__)
 
-    Look(io.BytesIO()).dump(value)
+    _bytes(value, Look)
     return found
+
+
+def _bytes(value: Any, how: type[pickle.Pickler]) -> bytes:
+    out = io.BytesIO()
+    try:
+        how(out).dump(value)
+    except pickle.PicklingError as e:
+        raise Unmet(str(e)) from e
+    return out.getvalue()
 
 
 def alone(got: Tensor, pieces: list[Tensor]) -> str:

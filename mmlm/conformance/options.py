@@ -1,6 +1,7 @@
 """Part of the conformance room: what a config may say of a part."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -8,8 +9,8 @@ from mmlm.config import Signature, signature
 from mmlm.conformance.report import Sheet, need
 
 
-def check_options(sheet: Sheet, cls: type[Any], target: str) -> None:
-    """The options can be read from the source and checked, and `tiny` gives values that they allow."""
+def check_options(sheet: Sheet, cls: type[Any], target: str) -> bool:
+    """The options can be read from the source and checked, and `tiny` gives values they allow; gives whether so."""
 
     def readable() -> str:
         found = signature(target)
@@ -24,9 +25,9 @@ def check_options(sheet: Sheet, cls: type[Any], target: str) -> None:
 
     simple = "keyword-only parameters of simple types (int, float, bool, str, Literal, X | None, list, tuple, dict)"
     if not sheet.row("options", simple, readable):
-        return
+        return False
     sheet.row("docstring", "a sentence that `mmlm config options` can show", told)
-    sheet.row("tiny", "`tiny` names options and gives values they allow", lambda: _tiny(cls, signature(target)))
+    return sheet.row("tiny", "`tiny` names options and gives values they allow", lambda: _tiny(cls, signature(target)))
 
 
 def _tiny(cls: type[Any], found: Signature) -> str:
@@ -44,3 +45,13 @@ def _tiny(cls: type[Any], found: Signature) -> str:
     without = sorted(o.name for o in found.options.values() if o.required and o.name not in tiny)
     need(not without, f"no value for {', '.join(without)}, without which the part cannot be built")
     return ", ".join(f"{k}={v!r}" for k, v in tiny.items()) or "nothing to shrink"
+
+
+def switches(found: Signature) -> Iterator[dict[str, Any]]:
+    """Every value of every switch (bool) and choice (Literal) that is not the default, one at a time."""
+    for option in found.options.values():
+        kinds = [option.type, *get_args(option.type)] if get_origin(option.type) is not Literal else [option.type]
+        choices = [v for kind in kinds if get_origin(kind) is Literal for v in get_args(kind)]
+        for value in [*choices, *((False, True) if bool in kinds else ())]:
+            if value != option.default:
+                yield {option.name: value}

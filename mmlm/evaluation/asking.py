@@ -37,15 +37,16 @@ def prepare(answerer: Answerer, task: Task, question: Question, sample: Sample, 
         pictures = [digest(item) for item in sample.items]
     except InputError as e:
         missing = missing or str(e)
-    prompt = prompt_of(sample)
-    name = key(answerer.fingerprint, put_as(task), question.id, prompt, pictures, asdict(decoding))
+    prompt = worded(task, question, sample)
+    name = key(answerer.fingerprint, task.name, question.id, prompt, pictures, asdict(decoding))
     blank = Answer(name, question.id, prompt, tuple(pictures), references=question.references)
     return Asking(question, sample, blank, missing)
 
 
-def put_as(task: Task) -> str:
-    """The task as far as it changes what a model is asked: by likelihood or by text."""
-    return f"{task.name} by likelihood" if task.ranks else task.name
+def worded(task: Task, question: Question, sample: Sample) -> str:
+    """The words of a question as they are put: its prompt and, where replies are ranked, those."""
+    prompt = prompt_of(sample)
+    return f"{prompt}\nassistant: {' | '.join(task.replies(question))}" if task.ranks else prompt
 
 
 def ask(
@@ -61,14 +62,15 @@ def ask(
 
     Where a batch is refused its questions are asked one by one; those refused again count as wrong, with the reason.
     """
-    todo = [a for a in askings if not kept.done(a.key)]
-    groups = by_picture([a.question.picture for a in todo], [len(a.blank.prompt) for a in todo])
-    weights = [len(task.replies(a.question)) if task.ranks else 1 for a in todo]
-    done = len(askings) - len(todo)
+    weights = [len(task.replies(a.question)) if task.ranks else 1 for a in askings]
+    todo = [not kept.done(a.key) for a in askings]
+    # The order is that of all questions, so that what an interrupted run still has to ask comes where it belongs.
+    groups = by_picture([a.question.picture for a in askings], [len(a.blank.prompt) for a in askings])
+    done = todo.count(False)
     progress(done, len(askings), kept.path.stem)
-    for numbers in batches(groups, weights, batch):
+    for numbers in batches([[i for i in g if todo[i]] for g in groups], weights, batch):
         begun = time.perf_counter()
-        answers = _several(answerer, task, [todo[i] for i in numbers], decoding)
+        answers = _several(answerer, task, [askings[i] for i in numbers], decoding)
         kept.add(answers)
         kept.time([a.key for a in answers], time.perf_counter() - begun)
         done += len(numbers)

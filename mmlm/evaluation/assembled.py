@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
-from mmlm.assemble import Assembly
+from mmlm.assemble import Assembly, load_run
 from mmlm.evaluation.answerer import Said
 from mmlm.reply import Decoding, likelihood, reply
 from mmlm.sample import Sample
@@ -39,6 +40,11 @@ class Assembled:
         self, samples: Sequence[Sample], replies: Sequence[Sequence[str]]
     ) -> Sequence[Sequence[tuple[float, int]]]:
         return likelihood(self.assembly, samples, replies)
+
+
+def opened(run: Path, limit: int) -> tuple[Assembled, Decoding]:
+    """The system in a run folder, and greedy decoding of at most `limit` tokens."""
+    return Assembled(load_run(run)), Decoding(limit=limit)
 
 
 def _of_weights(assembly: Assembly) -> str:

@@ -43,7 +43,8 @@ def conclude(
     }
     failures = [{"id": a.id, "reason": a.error} for a in answers if a.error]
     rows = _rows(task, questions, scored, controlled, made["seed"])
-    notes = [*task.notes, ABOUT if controlled else NONE]
+    covered = f"; it covers {len(controlled)} of {n} questions" if len(controlled) < n else ""
+    notes = [*task.notes, ABOUT + covered if controlled else NONE]
     return Result(task.name, task.version, about, rows, failures, notes, questions, scored)
 
 

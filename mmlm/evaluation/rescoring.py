@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.errors import InputError
-from mmlm.evaluation.asking import put_as
+from mmlm.evaluation.asking import worded
 from mmlm.evaluation.concluding import conclude
 from mmlm.evaluation.order import drawn, unique
-from mmlm.evaluation.predictions import Answer, Predictions, key, prompt_of
+from mmlm.evaluation.predictions import Answer, Predictions, key
 from mmlm.evaluation.result import Result
 from mmlm.evaluation.tasks.task import Question, Task
 
@@ -53,12 +53,12 @@ def _recorded(path: Path, task: Task, made: Mapping[str, Any], questions: Sequen
     Where a question's picture is not here any more its prompt cannot be compared, and the last answer is taken."""
     by_id: dict[str, list[Answer]] = {}
     for answer in Predictions(path).answers.values():
-        parts = (made["fingerprint"], put_as(task), answer.id, answer.prompt, answer.pictures, made["decoding"])
+        parts = (made["fingerprint"], task.name, answer.id, answer.prompt, answer.pictures, made["decoding"])
         if answer.key == key(*parts):
             by_id.setdefault(answer.id, []).append(answer)
     found: dict[int, Answer] = {}
     for i, question in enumerate(questions):
-        prompt = prompt_of(question.sample)
+        prompt = worded(task, question, question.sample)
         if same := [a for a in by_id.get(question.id, ()) if a.prompt == prompt or question.fault]:
             found[i] = same[-1]
     return found

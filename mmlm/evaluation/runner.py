@@ -89,11 +89,9 @@ def command(
     folder = out or run / "evaluations" / f"{built.name}-{data.stem}"
     if rescore:
         return rescoring.rescore(built, folder)
-    from mmlm.assemble import load_run
-    from mmlm.evaluation.assembled import Assembled
-    from mmlm.reply import Decoding
+    from mmlm.evaluation.assembled import opened
 
-    model, decoding = Assembled(load_run(run)), Decoding(limit=built.tokens)
+    model, decoding = opened(run, built.tokens)
     return evaluate(
         model, built, out=folder, decoding=decoding, batch=batch, control=control, limit=limit, progress=progress
     )

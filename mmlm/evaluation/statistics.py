@@ -15,6 +15,7 @@ from mmlm.errors import InputError
 
 RESAMPLES = 1000
 LEVEL = 0.95
+_AT_ONCE = 1 << 20  # numbers drawn in one piece
 
 Array = NDArray[np.float64]
 Sums = Mapping[str, Array]
@@ -110,7 +111,16 @@ def _draw(table: Array, clusters: Sequence[str], resamples: int, seed: int) -> A
     sums = np.zeros((len(number), table.shape[1]))
     np.add.at(sums, [number[c] for c in clusters], table)
     rng, size = np.random.default_rng(seed), len(number)
-    return np.stack([np.bincount(rng.integers(size, size=size), minlength=size) @ sums for _ in range(resamples)])
+    block = max(1, _AT_ONCE // size)
+    return np.concatenate(
+        [_times(rng, size, min(block, resamples - done)) @ sums for done in range(0, resamples, block)]
+    )
+
+
+def _times(rng: np.random.Generator, size: int, rows: int) -> Array:
+    """How often each of `size` clusters is drawn, for each of `rows` resamples."""
+    drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
 
 
 def _estimate(value: float, drawn: Array, clusters: Sequence[str], level: float) -> Estimate:

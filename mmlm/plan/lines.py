@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from textwrap import fill
 from typing import Any
 
+from mmlm.plan.amounts import count, flops, gibibytes, ratio
 from mmlm.plan.memory import Memory
 from mmlm.plan.table import Section, render
-from mmlm.plan.units import amount, gibibytes, ratio
 from mmlm.sample import Modality
 
 
@@ -86,19 +87,20 @@ class Plan:
         sections = [self._parts(), self._streams(), self._costs(), self._memory()]
         told = [head, *(render(s) for s in sections if s.rows)]
         if self.source:
-            told.append(f"published: {self.source}" + (f"\n           {self.note}" if self.note else ""))
+            said = (f"published: {self.source}", f"note: {self.note}" if self.note else "")
+            told.append("\n".join(fill(text, 120, subsequent_indent="  ") for text in said if text))
         return "\n\n".join(told) + "\n"
 
     def _parts(self) -> Section:
         rows = [
-            (p.id, p.type, p.weights or "-", amount(p.parameters), *(amount(p.trained[s.name]) for s in self.stages))
+            (p.id, p.type, p.weights or "-", count(p.parameters), *(count(p.trained[s.name]) for s in self.stages))
             for p in self.parts
         ]
-        rows.append(("total", "", "", amount(self.parameters), *(amount(s.trained) for s in self.stages)))
+        rows.append(("total", "", "", count(self.parameters), *(count(s.trained) for s in self.stages)))
         said = [self.published, *(s.published for s in self.stages)]
         if any(said):
             counted = [self.parameters, *(s.trained for s in self.stages)]
-            rows.append(("published", "", "", *(amount(v) for v in said)))
+            rows.append(("published", "", "", *(count(v) for v in said)))
             rows.append(("ratio", "", "", *(ratio(c, v) for c, v in zip(counted, said, strict=True))))
         return Section(
             ("part", "class", "weights", "parameters", *(f"trained: {s.name}" for s in self.stages)), rows, left=3
@@ -117,9 +119,10 @@ class Plan:
             )
             for s in self.streams
         ]
-        return Section(
-            ("stream", "item", "into", "units", "features a unit", "tokens an item", "published"), rows, left=3
-        )
+        slots = sum(s.tokens for s in self.streams if s.into == "slots")
+        note = f"Context: {self.length} positions, {slots} of them slots of one item of each stream, {self.length - slots} left for text."
+        head = ("stream", "item", "into", "units", "features a unit", "tokens an item", "published")
+        return Section(head, rows, left=3, note=note)
 
     def _costs(self) -> Section:
         rows = [
@@ -128,16 +131,18 @@ class Plan:
                 str(s.positions),
                 str(s.positions - s.text),
                 str(s.text),
-                amount(s.forward),
-                amount(s.backward),
+                flops(s.forward),
+                flops(s.backward),
                 str(s.batch),
-                amount(s.step),
+                flops(s.step),
             )
             for s in self.stages
         ]
         head = ("stage", "positions", "slots", "text", "forward", "backward", "batch", "FLOPs a step")
         note = (
-            "FLOPs of a sample that fills the context, with one item of each stream: 2 for each product of two numbers."
+            "FLOPs of a sample that fills the context, with one item of each stream. Forward: 2 x weights x positions, and\n"
+            "4 x positions^2 x width for the attention of each layer. Backward: as much again through frozen layers that a\n"
+            "gradient passes, twice through trained ones; with gradient checkpointing also the LLM's forward once more."
         )
         return Section(head, rows, left=1, note=note)
 
@@ -148,9 +153,13 @@ class Plan:
             parts = (m.weights, m.copies, m.gradients, m.moments, m.activations, m.total)
             rows.append((s.name, str(s.micro_batch), *(gibibytes(v) for v in parts)))
         head = ("stage", "micro-batch", "weights", "copies", "gradients", "moments", "activations", "total GiB")
-        where = (
-            "on one device"
-            if self.devices == 1
-            else f"on each of {self.devices} devices that share weights, gradients and moments"
+        shared = (
+            f"each of {self.devices} devices, which share weights, gradients and moments"
+            if self.devices > 1
+            else "one device"
         )
-        return Section(head, rows, left=1, note=f"GiB {where}, estimated: see the docstrings of mmlm.plan.memory.")
+        note = (
+            f"GiB on {shared}; activations are an estimate (within about a third), and what kernels use for a moment is not\n"
+            "in it. Copies: weights in the number format of the forward. Gradients and both moments are as wide as weights."
+        )
+        return Section(head, rows, left=1, note=note)

@@ -9,7 +9,7 @@ BYTES = {"fp32": 4, "bf16": 2}
 # Bytes a weight takes in a quantised LLM, with its scales (bitsandbytes: blocks of 64 for nf4, rows for int8).
 QUANTISED = {"nf4": 0.52, "int8": 1.0}
 # Logits that the fused loss holds at once, in rows of the vocabulary; never fewer than 64 rows.
-LOGITS = 1 << 26
+LOGITS = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)

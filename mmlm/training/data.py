@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmlm.batch import IGNORE, Batch
@@ -99,6 +100,7 @@ class Steps(Dataset[Step]):
             self,
             sampler=range(start, self.total),
             batch_size=None,
+            generator=torch.Generator(),  # its own, so that making a loader draws nothing from the global one
             num_workers=self.stage.workers,
             prefetch_factor=2 if self.stage.workers else None,
         )

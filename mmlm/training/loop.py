@@ -6,18 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from mmlm.assemble import Assembly, assemble
@@ -33,7 +29,6 @@ from mmlm.training.record import Record
 
 log = logging.getLogger(__name__)
 KEEP = 2
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
 
 
 def schedule(stage: StageConfig, step: int, total: int) -> float:
@@ -139,46 +134,36 @@ class StageRun:
             offsets = before.state["files"] if before else None
         frozen = policy.frozen(self.plain)
         self.model.train()
-        record = Record(self.out, offsets if offsets is not None else {}, start) if self.main else None
-        bar = tqdm(
-            total=self.total,
-            initial=start,
-            desc=self.stage.name,
-            unit="step",
-            disable=not self.main or not sys.stderr.isatty(),
-            file=sys.stderr,
-        )
-        every = self.stage.save_every or max(1, math.ceil(self.total / 10))
-        for step, share in enumerate(self.data.loader(start), start=start):
-            line = self._step(step, share)
-            if record:
-                record.step(
-                    self.stage.name, step, line, share.bad, step % self.stage.log_every == 0 or step + 1 == self.total
-                )
-            self._limit_bad(share, step)
-            last = step + 1 == self.total
-            if self.stage.validation and (
-                last or (self.stage.validate_every and (step + 1) % self.stage.validate_every == 0)
-            ):
-                value = self._validate()
+        with ExitStack() as stack:
+            record = stack.enter_context(closing(Record(self.out, offsets or {}, start))) if self.main else None
+            shown = self.main and sys.stderr.isatty()
+            about = {"desc": self.stage.name, "unit": "step", "disable": not shown, "file": sys.stderr}
+            bar = stack.enter_context(tqdm(total=self.total, initial=start, **about))
+            for step, share in enumerate(self.data.loader(start), start=start):
+                line = self._step(step, share)
+                last = step + 1 == self.total
                 if record:
-                    record.validation(self.stage.name, step, value)
-            if last:
-                self._unchanged(frozen)
-            if last or (step + 1) % every == 0:
-                self._save(step + 1, record)
-            bar.set_postfix({"loss": f"{line['loss']:.3f}"}, refresh=False)
-            bar.update()
-        bar.close()
-        if record:
-            record.close()
+                    record.step(self.stage.name, step, line, share.bad, last or step % self.stage.log_every == 0)
+                self._limit_bad(share, step)
+                self._after(step, last, record, frozen)
+                bar.set_postfix({"loss": f"{line['loss']:.3f}"}, refresh=False)
+                bar.update()
         if self.counts["bad"]:
-            log.warning(
-                "stage %s: %d samples were quarantined; see %s",
-                self.stage.name,
-                self.counts["bad"],
-                self.out / "quarantine.jsonl",
-            )
+            bad, where = self.counts["bad"], self.out / "quarantine.jsonl"
+            log.warning("stage %s: %d samples were quarantined; see %s", self.stage.name, bad, where)
+
+    def _after(self, step: int, last: bool, record: Record | None, frozen: Mapping[str, str]) -> None:
+        """What follows a step now and then: validation, the check of what is frozen, a checkpoint."""
+        every = self.stage.save_every or max(1, math.ceil(self.total / 10))
+        validate = self.stage.validate_every
+        if self.stage.validation and (last or (validate and (step + 1) % validate == 0)):
+            value = self._validate()
+            if record:
+                record.validation(self.stage.name, step, value)
+        if last:
+            self._unchanged(frozen)
+        if last or (step + 1) % every == 0:
+            self._save(step + 1, record)
 
     def _step(self, step: int, share: Step) -> dict[str, Any]:
         """One optimiser step: the sum of the losses over the count of supervised tokens of all ranks and micro-batches."""
@@ -245,10 +230,10 @@ class StageRun:
 
     def _finite(self, value: Tensor, step: int, batch: Batch) -> None:
         if not bool(torch.isfinite(value)):
-            names = ", ".join(s for s in batch.samples[:8])
+            names = ", ".join(batch.samples[:8])
             raise InputError(
-                f"stage {self.stage.name!r}, step {step}: the loss or its gradient is {float(value)}, in the samples {names}. No weight "
-                f"was touched in this step. Lower the learning rate, use precision fp32, or look at those samples"
+                f"stage {self.stage.name!r}, step {step}: the loss or its gradient is {float(value.detach())}, "
+                f"in the samples {names}. No weight was touched in this step. Lower the learning rate, use precision fp32, or look at those samples"
             )
 
     def _limit_bad(self, share: Step, step: int) -> None:
@@ -288,14 +273,14 @@ class StageRun:
 
     def _save(self, step: int, record: Record | None) -> None:
         """Write the checkpoint of `step`: what it needs to go on as if nothing had happened."""
-        optimizer = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_FULL)
-        weights = self._weights()
+        carried = run.carried(self.plain, self.assembly.borrowed, self.trained)
+        weights = {n: whole(t) for n, t in carried.items()}
+        moments = {f"{n}/{k}": whole(v) for n, p in self._optimised() for k, v in self.optimizer.state[p].items()}
         tensors, rest = checkpoint.rng_state()
         ranks = self._every_rank((tensors, rest))
         if not self.main or record is None:
             self.accelerator.wait_for_everyone()
             return
-        moments = {k: v for k, v in optimizer.items() if isinstance(v, Tensor)}
         state = {
             "format": checkpoint.FORMAT,
             "stage": self.stage.name,
@@ -320,13 +305,10 @@ class StageRun:
         checkpoint.prune(folder, KEEP)
         self.accelerator.wait_for_everyone()
 
-    def _weights(self) -> dict[str, Tensor]:
-        names = run.carried(self.plain, self.assembly.borrowed, self.trained)
-        if self.accelerator.distributed_type.value != "FSDP":
-            return {n: t.cpu() for n, t in names.items()}
-        from torch.distributed.checkpoint.state_dict import get_model_state_dict
-
-        return {n: t for n, t in get_model_state_dict(self.model, options=_FULL).items() if n in names}
+    def _optimised(self) -> list[tuple[str, Tensor]]:
+        """The optimiser's parameters by name; a wrapper may have put others in place of the model's."""
+        pairs = zip(self.groups, self.optimizer.param_groups, strict=True)
+        return [(n, p) for ours, theirs in pairs for n, p in zip(ours["names"], theirs["params"], strict=True)]
 
     def _every_rank(self, mine: Any) -> list[Any]:
         if self.accelerator.num_processes == 1:
@@ -342,10 +324,10 @@ class StageRun:
             raise InputError(
                 f"{found.path} was made for a stage of {state['total']} steps, but the data now give {self.total}; put the data back as they were"
             )
-        moments: dict[str, Any] = dict(found.tensors("optimizer"))
-        current = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_FULL)
-        settings = {k: v for k, v in current.items() if k not in moments}
-        set_optimizer_state_dict(self.model, self.optimizer.optimizer, moments | settings, options=_FULL)
+        moments = found.tensors("optimizer")
+        for name, parameter in self._optimised():
+            mine = {k.rpartition("/")[2]: v for k, v in moments.items() if k.rpartition("/")[0] == name}
+            self.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
         rng, rank = found.tensors("rng"), self.accelerator.process_index
         if len(state["rng"]) != self.accelerator.num_processes:
             log.warning(
@@ -360,6 +342,20 @@ class StageRun:
         )
         self.counts, self.verified = dict(state["counts"]), bool(state["verified"])
         return int(state["step"])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in full on the CPU, gathered from all ranks where FSDP has spread it (a collective: all ranks call it)."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+
+
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor as the optimiser keeps it: a step count as it is, a moment where and how its parameter is."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value.to(parameter.device, copy=True)
 
 
 def _accelerator(config: SystemConfig) -> Accelerator:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from mmlm.aligners.mlp import Mlp
 from transformers import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from mmlm.aligners.mlp import Mlp
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 
@@ -16,17 +16,21 @@ def test_as_llava_has_it() -> None:
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", "hidden_size": 7, **sizes},
-        text_config={"model_type": "llama", "hidden_size": 11, "vocab_size": 9, **sizes},
+        text_config={"model_type": "llama", "hidden_size": 10, "vocab_size": 9, **sizes},
     )
-    theirs, ours = LlavaMultiModalProjector(config), Mlp(GRID, 11)
+    theirs, ours = LlavaMultiModalProjector(config), Mlp(GRID, 10)
     state = theirs.state_dict()
-    ours.load_state_dict({k.replace("linear_1", "layers.0").replace("linear_2", "layers.1"): v for k, v in state.items()})
+    ours.load_state_dict(
+        {k.replace("linear_1", "layers.0").replace("linear_2", "layers.1"): v for k, v in state.items()}
+    )
     values = torch.randn(3, 13, 7)
     torch.testing.assert_close(ours(Features(values, (1, 2))), theirs(values).flatten(0, 1))
     assert ours.tokens(2) == 26
 
 
-@pytest.mark.parametrize(("channels", "width", "depth", "count"), [(1024, 4096, 2, 20_979_712), (1024, 5120, 2, 31_467_520)])
+@pytest.mark.parametrize(
+    ("channels", "width", "depth", "count"), [(1024, 4096, 2, 20_979_712), (1024, 5120, 2, 31_467_520)]
+)
 def test_parameters_of_llava(channels: int, width: int, depth: int, count: int) -> None:
     with torch.device("meta"):
         aligner = Mlp(FeatureShape(576, channels), width, depth=depth)

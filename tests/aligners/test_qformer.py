@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+from mmlm.aligners.qformer import QFormer, from_transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmlm.aligners.qformer import QFormer, from_transformers
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 from mmlm.weights import Weights
@@ -117,7 +117,7 @@ def test_gradients_reach_everything(instruction: bool) -> None:
 
 def test_an_instruction_is_needed_where_it_is_read() -> None:
     aligner = QFormer(SHAPE, 7, instruction=True, **SMALL)
-    with pytest.raises(InputError, match="reads one instruction .* for each of 2 items; came: none"):
+    with pytest.raises(InputError, match=r"reads one instruction .* for each of 2 items; came: none"):
         aligner(Features(torch.randn(2, 5, 20), (1, 1)))
     assert QFormer(SHAPE, 7, **SMALL).tokenize is None
     with pytest.raises(InputError, match="hidden a multiple of heads"):
@@ -155,7 +155,10 @@ def test_starts_from_a_bert(folder: Path) -> None:
         assert torch.equal(ffn.up.weight, layer.intermediate.dense.weight)
         assert torch.equal(bias.bias, layer.output.LayerNorm.bias)
     assert aligner.words is not None
-    assert torch.equal(aligner.words.weight[:13], theirs.embeddings.word_embeddings.weight) and len(aligner.words.weight) == 14
+    assert (
+        torch.equal(aligner.words.weight[:13], theirs.embeddings.word_embeddings.weight)
+        and len(aligner.words.weight) == 14
+    )
     assert torch.equal(aligner.places.weight, theirs.embeddings.position_embeddings.weight)
     assert not torch.equal(aligner.blocks[0].cross.q.weight, aligner.blocks[0].attention.q.weight)
     # Text alone goes through the text half just as through that BERT, but for its embedding of token types.
@@ -186,14 +189,21 @@ def test_old_names_are_read_and_missing_ones_are_not_forgiven(folder: Path, tmp_
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     state = load_file(folder / "model.safetensors")
-    old = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in state.items()}
+    old = {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in state.items()
+    }
     save_file(old, tmp_path / "model.safetensors")
     first, second = (QFormer(SHAPE, 7, Weights(str(p)), **SMALL) for p in (folder, tmp_path))
     assert torch.equal(first.blocks[1].ffn_norm.weight, second.blocks[1].ffn_norm.weight)
-    save_file({k: v for k, v in state.items() if "layer.1.attention.self.key.bias" not in k}, tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in state.items() if "layer.1.attention.self.key.bias" not in k}, tmp_path / "model.safetensors"
+    )
     with pytest.raises(InputError, match=r"the tensor for blocks.1.attention.k.bias is missing; expected \(16,\)"):
         QFormer(SHAPE, 7, Weights(str(tmp_path)), **SMALL)
-    with pytest.raises(InputError, match="4 layers, hidden=16, heads=2 and an inner width of 64; asked for are 12 layers"):
+    with pytest.raises(
+        InputError, match="4 layers, hidden=16, heads=2 and an inner width of 64; asked for are 12 layers"
+    ):
         QFormer(SHAPE, 7, Weights(str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
     with pytest.raises(InputError, match="are a 'roberta'; expected a bert"):

@@ -31,13 +31,13 @@ def test_forward_keeps_the_promise_and_the_formula() -> None:
             + [torch.zeros(7)] * (5 - len(clip))
             + [clip[:, i].mean(0) for i in range(6)]
         )
-        torch.testing.assert_close(got, part.projection(torch.stack(rows)))
+        torch.testing.assert_close(got, part.project(torch.stack(rows)))
 
 
 def test_means_are_over_the_frames_that_are_there() -> None:
     """A short clip is not diluted by the zero rows that fill its temporal tokens."""
     part, values = aligner(), torch.randn(2, 6, 7)
-    torch.testing.assert_close(part(Features(values, (2,)))[5:], part.projection(values.mean(0)))
+    torch.testing.assert_close(part(Features(values, (2,)))[5:], part.project(values.mean(0)))
 
 
 def test_prefix_takes_no_part() -> None:

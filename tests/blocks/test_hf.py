@@ -23,6 +23,11 @@ SIZES: dict[str, Any] = {
 }
 GROUPED = {"num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2}
+LATENT = {
+    **{"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
+    **{"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 6},
+    **{"num_key_value_heads": 6, "first_k_dense_replace": 1},
+}
 ALIBI: dict[str, Any] = {"vocab_size": 31, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 # Those whose attention goes through transformers' interface ...
@@ -47,6 +52,7 @@ ADOPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3", GROUPED),
     "granite": ("Granite", GROUPED),
     "cohere": ("Cohere", GROUPED),
+    "deepseek": ("DeepseekV3", LATENT),
 }
 # ... and those that compute attention by themselves.
 ALONE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -80,7 +86,9 @@ class Think:
     def __call__(self, x: Tensor, keys: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
         mask = hf.carrier(keys) if self.adopted else hf.dense_mask(keys, x.shape[1], x.dtype)
         places = {"position_ids": positions} if self.takes_positions else {}
-        out = self.model(inputs_embeds=x, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **places)
+        out = self.model(
+            inputs_embeds=x, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **places
+        )
         return out.logits
 
     @property
@@ -113,7 +121,9 @@ def test_packed_samples_are_as_if_apart(name: str) -> None:
     x = torch.randn(1, 13, 24, requires_grad=True)
     segments, positions = lay(lengths, 13)
     packed = think(x, segments, positions)[:, :11]
-    apart = torch.cat([think(part, *lay([n], n)) for part, n in zip(x[:, :11].split(lengths, 1), lengths, strict=True)], 1)
+    apart = torch.cat(
+        [think(part, *lay([n], n)) for part, n in zip(x[:, :11].split(lengths, 1), lengths, strict=True)], 1
+    )
     torch.testing.assert_close(packed, apart, atol=1e-5, rtol=1e-5)
     one, two = gradients(packed, think.model, x), gradients(apart, think.model, x)
     assert len(one) == len(two)
@@ -144,7 +154,10 @@ def test_step_by_step_is_as_at_once(name: str) -> None:
     whole = think(x, segments, positions)
     cache = t.DynamicCache(config=think.model.config)
     with torch.no_grad():
-        steps = [think(x[:, a:b], segments[:, :b], positions[:, a:b], cache) for a, b in ((0, 4), (4, 6), (6, 7), (7, 8), (8, 9))]
+        steps = [
+            think(x[:, a:b], segments[:, :b], positions[:, a:b], cache)
+            for a, b in ((0, 4), (4, 6), (6, 7), (7, 8), (8, 9))
+        ]
     seen = segments != 0
     torch.testing.assert_close(torch.cat(steps, 1)[seen], whole[seen], atol=1e-5, rtol=1e-5)
 
@@ -196,7 +209,9 @@ def test_towers_look_both_ways_unless_they_are_causal(kind: str) -> None:
     text = {"vocab_size": 31, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(t, f"{kind}Config")(**sizes, **({"image_size": 8, "patch_size": 4} if "Vision" in kind else text))
     model = getattr(t, f"{kind}Model")(config).eval()
-    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if "Vision" in kind else {"input_ids": torch.randint(3, 31, (2, 5))}
+    inputs = (
+        {"pixel_values": torch.randn(2, 3, 8, 8)} if "Vision" in kind else {"input_ids": torch.randint(3, 31, (2, 5))}
+    )
     if kind == "CLIPText":
         inputs["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
     model.set_attn_implementation("eager")
@@ -239,11 +254,29 @@ def test_arguments_that_would_change_the_result_are_refused() -> None:
         model(input_ids=torch.tensor([[3, 4, 5]]))
 
 
+def test_packing_that_only_a_kernel_would_read_is_not_lost() -> None:
+    model: Any = build("llama")
+    hf.adopt(model)
+    starts = torch.tensor([0, 2, 4], dtype=torch.int32)
+    with pytest.raises(InputError, match="LlamaAttention passes cu_seq_lens_q to its attention"):
+        model(input_ids=torch.tensor([[3, 4, 5, 6]]), cu_seq_lens_q=starts, use_cache=False)
+    positions = torch.tensor([[0, 1, 0, 1]])  # from these transformers lays out a mask
+    model(input_ids=torch.tensor([[3, 4, 5, 6]]), cu_seq_lens_q=starts, position_ids=positions, use_cache=False)
+
+
+def test_a_model_that_cannot_be_packed_is_refused() -> None:
+    config = t.FalconConfig(**{**SIZES, "alibi": True})
+    with pytest.raises(InputError, match="Falcon with ALiBi cannot tell packed samples apart"):
+        hf.adopt(t.FalconForCausalLM(config))
+
+
 def test_masks_of_wrong_shape_are_refused() -> None:
     model: Any = build("llama")
     hf.adopt(model)
     x = torch.randn(1, 4, 24)
-    with pytest.raises(InputError, match=r"integer mask of shape \(1, 1, 1, 3\); expected segments \[B, 1, 1, at least 4\]"):
+    with pytest.raises(
+        InputError, match=r"integer mask of shape \(1, 1, 1, 3\); expected segments \[B, 1, 1, at least 4\]"
+    ):
         model(inputs_embeds=x, attention_mask=torch.ones(1, 1, 1, 3, dtype=torch.long))
 
 
@@ -280,7 +313,10 @@ def test_recomputing_layers_gives_the_same_gradients() -> None:
         think = Think("gemma2")
         think.model.train()
         if recompute:
-            enable = getattr(think.model, "activation_checkpointing_enable", None) or think.model.gradient_checkpointing_enable
+            enable = (
+                getattr(think.model, "activation_checkpointing_enable", None)
+                or think.model.gradient_checkpointing_enable
+            )
             enable({"use_reentrant": False})
         x = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
         found.append(gradients(think(x, *lay([3, 4], 7)), think.model, x))

@@ -13,7 +13,10 @@ from mmlm.blocks.ragged import pad_items, places
 from mmlm.blocks.rotary import angles, rotate
 
 CONFIG = LlamaConfig(
-    hidden_size=24, intermediate_size=10, num_attention_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 500.0}
+    hidden_size=24,
+    intermediate_size=10,
+    num_attention_heads=4,
+    rope_parameters={"rope_type": "default", "rope_theta": 500.0},
 )
 
 

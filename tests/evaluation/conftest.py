@@ -73,9 +73,7 @@ class Oracle:
         said = [self.say(s, d) for s, d in zip(samples, self._see(samples), strict=True)]
         return [Reply(t, tuple(range(len(t.split()))), "end", 7) for t in said]
 
-    def likelihood(
-        self, samples: Sequence[Sample], replies: Sequence[Sequence[str]]
-    ) -> list[list[tuple[float, int]]]:
+    def likelihood(self, samples: Sequence[Sample], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
         seen = self._see(samples)
         best = [self.say(s, d) for s, d in zip(samples, seen, strict=True)]
         return [

@@ -9,7 +9,9 @@ from mmlm.errors import InputError
 from mmlm.evaluation.predictions import Answer, Predictions, key, prompt_of
 from mmlm.sample import Image, Sample, Turn
 
-ANSWER = Answer("k1", "q1", "user: <image>\nwhat?", ("ab",), "a dog", parsed="dog", references=("dog", "a dog"), tokens=2)
+ANSWER = Answer(
+    "k1", "q1", "user: <image>\nwhat?", ("ab",), "a dog", parsed="dog", references=("dog", "a dog"), tokens=2
+)
 
 
 def test_every_part_changes_the_key() -> None:

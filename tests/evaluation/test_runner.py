@@ -116,9 +116,7 @@ def test_twenty_kills_leave_no_trace(
         assert len(model.asked) + len(again.asked) <= 2 * N + 1, "an answer was computed twice"
 
 
-def test_what_is_answered_is_not_asked_again(
-    oracle: Any, sees: Any, data: Path, tmp_path: Path, decoding: Any
-) -> None:
+def test_what_is_answered_is_not_asked_again(oracle: Any, sees: Any, data: Path, tmp_path: Path, decoding: Any) -> None:
     run(oracle(sees), data, tmp_path / "out", decoding, limit=10)
     model = oracle(sees)
     run(model, data, tmp_path / "out", decoding, limit=25, control=False)
@@ -171,7 +169,7 @@ def test_a_refused_question_does_not_take_its_batch_along(
 
 
 def test_nothing_can_be_asked(oracle: Any, refuse: Any, data: Path, tmp_path: Path, decoding: Any) -> None:
-    with pytest.raises(InputError, match="none of 60 questions could be asked.*refused"):
+    with pytest.raises(InputError, match=r"none of 60 questions could be asked.*refused"):
         run(oracle(refuse("")), data, tmp_path / "out", decoding)
 
 
@@ -220,6 +218,7 @@ def test_likelihood_of_choices(oracle: Any, sees: Any, data: Path, tmp_path: Pat
     line = json.loads((tmp_path / "out/predictions.jsonl").read_text().splitlines()[0])
     assert len(line["ranks"]) == 4
     assert line["reply"] == ""
+    assert line["prompt"].endswith("\nassistant: red | green | blue | grey")
     before = files(tmp_path / "out")
     rescore(ChoiceTask(data), tmp_path / "out")
     assert files(tmp_path / "out") == before
@@ -244,11 +243,22 @@ def test_the_table_shows_every_number(oracle: Any, sees: Any, data: Path, tmp_pa
     lines = run(oracle(sees), data, tmp_path / "out", decoding).table().splitlines()
     assert lines[0] == "vqa, vqa-soft-accuracy/mmlm-1"
     assert lines[1].split() == (
-        "metric group n score 95 % unparsed control 95 % difference 95 %".split()
+        ["metric", "group", "n", "score", "95", "%", "unparsed", "control", "95", "%", "difference", "95", "%"]
     )
     assert lines[2].startswith("accuracy  all")
     assert lines[2].count("..") == 3
     assert "60" in lines[2].split()
+
+
+def test_the_control_leaves_out_what_has_no_picture(
+    oracle: Any, data: Path, tmp_path: Path, decoding: Any, rows: Callable[..., Path]
+) -> None:
+    records = [{"id": str(i), "question": f"{i}?", "answer": "red"} for i in range(6)]
+    for i, record in enumerate(records[:4]):
+        record["image"] = f"{i}.png"
+    result = run(oracle(lambda s, seen: "red"), rows(data.parent / "m.jsonl", records), tmp_path / "out", decoding)
+    assert (result.rows[0].n, result.rows[0].controlled) == (6, 4)
+    assert result.notes[-1].endswith("it covers 4 of 6 questions")
 
 
 def test_without_control(oracle: Any, sees: Any, data: Path, tmp_path: Path, decoding: Any) -> None:

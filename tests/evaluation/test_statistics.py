@@ -22,8 +22,7 @@ def test_interval_is_the_percentile_of_redrawn_clusters() -> None:
     values, clusters = answers(37, 1), [f"p{i % 9}" for i in range(37)]
     rng = np.random.default_rng(5)
     drawn = []
-    for _ in range(200):
-        chosen = rng.integers(9, size=9)
+    for chosen in rng.integers(9, size=(200, 9)):
         rows = [v["right"] for c in chosen for v, name in zip(values, clusters, strict=True) if name == f"p{c}"]
         drawn.append(np.mean(rows))
     found = bootstrap(values, clusters, [ACCURACY], resamples=200, seed=5)["right"]
@@ -43,7 +42,9 @@ def test_questions_of_one_picture_do_not_count_as_independent() -> None:
 def test_coverage_is_about_95_percent() -> None:
     inside = 0
     for seed in range(100):
-        e = bootstrap(answers(120, seed, 0.3), [str(i) for i in range(120)], [ACCURACY], resamples=200, seed=seed)["right"]
+        e = bootstrap(answers(120, seed, 0.3), [str(i) for i in range(120)], [ACCURACY], resamples=200, seed=seed)[
+            "right"
+        ]
         assert e.low is not None and e.high is not None
         inside += e.low <= 0.3 <= e.high
     assert 88 <= inside <= 100
@@ -56,7 +57,9 @@ def test_the_seed_decides() -> None:
 
 
 def test_one_picture_gives_no_interval() -> None:
-    assert bootstrap(answers(5, 0), ["p"] * 5, [ACCURACY])["right"] == Estimate(point(answers(5, 0), [ACCURACY])["right"])
+    assert bootstrap(answers(5, 0), ["p"] * 5, [ACCURACY])["right"] == Estimate(
+        point(answers(5, 0), [ACCURACY])["right"]
+    )
 
 
 def test_a_score_that_is_no_mean_is_made_of_sums() -> None:

@@ -58,7 +58,7 @@ _DROPPED = re.compile(r"\.\.+|--+")
 def tokenise(text: str) -> list[str]:
     """The tokens of one caption, lower-cased, without the removed marks.
 
-    Differs from the Java tokenizer on a few forms that captions do not hold (`a,1`, `a?b`, `A.` at the very end).
+    Differs from the Java tokenizer on a few forms that captions hardly hold (`a,1`, `a?b`, `ho'ohu`, `KY.`).
     """
     text = _ASTRAL.sub(" ", clip(text).translate(_SPELLING))
     found = [_BRACKET.sub(lambda m: _BRACKETS[m[0]], m[0].lower()) for m in _LEXER.finditer(text)]

@@ -6,6 +6,7 @@ min(1, number of the *other* annotators who gave the predicted answer / 3).
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 from mmlm.errors import InputError
@@ -49,7 +50,11 @@ def normalise(text: str, normaliser: Normaliser = "mmlm") -> str:
     also delete every comma and question mark first and split off 's. `mmlm`: EvalAI's without that split.
     `vlmevalkit`: a point that follows a digit stays too.
     """
-    text = clip(text)
+    return _normalised(clip(text), normaliser)
+
+
+@lru_cache(maxsize=1 << 14)  # people's answers repeat
+def _normalised(text: str, normaliser: Normaliser) -> str:
     if normaliser in ("mmlm", "evalai"):
         text = text.lower().replace(",", "").replace("?", "")
         text = text.replace("'s", " 's") if normaliser == "evalai" else text

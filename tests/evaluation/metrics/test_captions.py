@@ -69,12 +69,14 @@ def test_200_generated_pictures(generated: dict[str, Any]) -> None:
 
 def random_set(seed: int, pictures: int) -> tuple[Words, list[Words]]:
     rng = random.Random(seed)
-    words = "a b c d e f".split()
+    words = ["a", "b", "c", "d", "e", "f"]
 
     def caption() -> list[str]:
         return rng.choices(words, k=rng.randint(1, 9))
 
-    return [caption() for _ in range(pictures)], [[caption() for _ in range(rng.randint(1, 4))] for _ in range(pictures)]
+    return [caption() for _ in range(pictures)], [
+        [caption() for _ in range(rng.randint(1, 4))] for _ in range(pictures)
+    ]
 
 
 def slow_cider(said: Words, references: list[Words]) -> list[float]:
@@ -155,7 +157,9 @@ def test_a_stored_table_gives_the_same_scores(tmp_path: Path) -> None:
     assert cider_d(said[0], references[0], again) == cider_d(said[0], references[0], table)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"pictures": 3}', '{"pictures": "x", "counts": {}}', '{"pictures": 1, "counts": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"pictures": 3}', '{"pictures": "x", "counts": {}}', '{"pictures": 1, "counts": []}']
+)
 def test_another_file_is_no_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "df.json").write_text(text)
     with pytest.raises(InputError, match="not a table of document frequencies"):

@@ -16,8 +16,8 @@ _TABLE = captions.Frequencies.of([[_REFERENCE], [tokenise("a plate of food")]])
 HOSTILE = [
     "__import__('os').system('touch sentinel')",
     "().__class__.__bases__[0].__subclasses__()",
-    "eval('open(\"sentinel\", \"w\")')",
-    "exec(\"raise SystemExit\")",
+    'eval(\'open("sentinel", "w")\')',
+    'exec("raise SystemExit")',
     "{{7*7}} ${7*7} #{7*7} <%= 7*7 %>",
     "lambda: (yield)",
     "%s%n%x" * 1000,

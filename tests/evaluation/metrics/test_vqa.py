@@ -24,7 +24,9 @@ def test_our_normaliser_differs_from_evalai_in_the_genitive_only(goldens: dict[s
     assert vqa.normalise("The man's  hat!") == "man's hat"
 
 
-@pytest.mark.parametrize(("form", "whole"), [("couldntve", "couldntve"), ("couldn'tve", "couldn't've"), ("yall", "y'all")])
+@pytest.mark.parametrize(
+    ("form", "whole"), [("couldntve", "couldntve"), ("couldn'tve", "couldn't've"), ("yall", "y'all")]
+)
 def test_apostrophes_come_back(form: str, whole: str) -> None:
     assert vqa.normalise(form) == whole
 

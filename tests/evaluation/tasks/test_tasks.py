@@ -86,9 +86,7 @@ def test_a_picture_that_is_not_there_is_the_questions_fault(tmp_path: Path, rows
         ({"id": "1", "question": "What?", "answers": []}, "answer"),
     ],
 )
-def test_a_record_that_is_no_question_is_named(
-    tmp_path: Path, rows: Rows, record: dict[str, Any], wanted: str
-) -> None:
+def test_a_record_that_is_no_question_is_named(tmp_path: Path, rows: Rows, record: dict[str, Any], wanted: str) -> None:
     data = rows(tmp_path / "r.jsonl", [{"id": "0", "question": "ok?", "answer": "x"}, record])
     with pytest.raises(InputError, match=rf"r\.jsonl:2.*{wanted}"):
         VqaTask(data).questions()
@@ -294,3 +292,28 @@ def test_prompts_are_stated_and_hold_nothing_foreign(tmp_path: Path, rows: Rows)
     assert task.options["prompt"] == "Q: {question}\n{items}"
     with pytest.raises(InputError, match="prompt"):
         VqaTask(data, prompt="no field for the picture")
+
+
+def test_default_prompts_are_fixed_to_the_byte(tmp_path: Path, paint: Paint, rows: Rows) -> None:
+    """A score belongs to a prompt: a change here is a change of every published number."""
+    paint(tmp_path / "x.png", 1)
+    paint(tmp_path / "7.jpg", 1)
+    paint(tmp_path / "test/3/image.png", 1)
+    row = {"id": "1", "image": "x.png", "question": "Which?", "answer": "a", "choices": ["a", "b"], "caption": "A cat."}
+    one = rows(tmp_path / "one.jsonl", [row])
+    yes = rows(tmp_path / "yes.jsonl", [{**row, "answer": "yes"}])
+    gqa = written(tmp_path / "g.json", {"1": {"question": "Which?", "imageId": "7", "answer": "a"}})
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 0, "split": "test", "image": "image.png"}
+    science = written(tmp_path / "s.json", {"3": {**problem, "hint": "Look."}})
+    letter = "A. a\nB. b\nAnswer with the option's letter from the given choices directly."
+    expected = {
+        VqaTask(one): f"Which?{SHORT}",
+        ChoiceTask(one): f"Which?{SHORT}",
+        ChoiceTask(one, letters=True): f"Which?\n{letter}",
+        PopeTask(yes): f"Which?{SHORT}",
+        GqaTask(gqa): f"Which?{SHORT}",
+        ScienceQaTask(science): f"Context: Look.\nWhich?\n{letter}",
+        CaptionTask(one, meteor=False): "Describe the image in one short sentence.",
+    }
+    for task, prompt in expected.items():
+        assert prompt_of(task.questions()[0].sample) == f"user: <image>\n{prompt}"
