@@ -62,10 +62,10 @@ class OpenClipEncoder(Encoder):
     ) -> None:
         super().__init__()
         config, preparation, hub = _described(weights)
+        file = tensors_of(replace(weights, name=hub).folder(), _FILES) if weights.load and not weights.tiny else None
         visual, native = _built(config, weights)
-        if weights.load and not weights.tiny:
-            source = weights if weights.local else replace(weights, name=hub)
-            fill(visual, tensors_of(source.folder(), _FILES), prefix="visual.")
+        if file:
+            fill(visual, file, prefix="visual.")
         self.transform = _recipe(preparation, native, weights.name).at(image_size or native, resize)
         self.kind = _kind(visual)
         self.pooled, self.dropped = pooled, class_token == "drop"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import floor
+from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -63,12 +64,11 @@ class TimmEncoder(Encoder):
         name, cfg, change = _described(weights)
         recipe = _recipe(cfg, name)
         size = image_size or recipe.size
+        file = _file(weights) if weights.load and not weights.tiny else None
         if weights.tiny:
             name, change, size = shrunk(name)
         trunk: Any = timm.create_model(name, pretrained=False, num_classes=0, **change).eval()
-        if weights.load and not weights.tiny:
-            hub = f"timm/{weights.name.removeprefix('timm/')}" if _of_timm(weights) else weights.name
-            file = tensors_of(replace(weights, name=hub).folder(), ["model.safetensors"])
+        if file:
             fill(trunk, file, ignored=_classifier(cfg))
         self.transform = recipe.at(size, resize)
         set_size(trunk, size)
@@ -119,6 +119,12 @@ def _of_timm(weights: Weights) -> bool:
     """Whether the name is one of timm's own, whose shape is known without a file."""
     elsewhere = weights.local or weights.name.startswith(PACKAGE)
     return not elsewhere and (weights.name.startswith("timm/") or "/" not in weights.name)
+
+
+def _file(weights: Weights) -> Path:
+    """The file of the tensors, fetched where need be: timm's own stand on the hub under "timm/"."""
+    hub = f"timm/{weights.name.removeprefix('timm/')}" if _of_timm(weights) else weights.name
+    return tensors_of(replace(weights, name=hub).folder(), ["model.safetensors"])
 
 
 def _classifier(cfg: dict[str, Any]) -> list[str]:

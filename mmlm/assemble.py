@@ -14,7 +14,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.config import PartConfig, StreamConfig, SystemConfig, load
 from mmlm.errors import InputError
 from mmlm.interfaces import Encoder, InputAligner
-from mmlm.model import MultimodalModel, Stream
+from mmlm.model import FeatureCache, MultimodalModel, Stream
 from mmlm.processor import Processor, StreamPlan
 from mmlm.registry import component
 from mmlm.vocabulary import Vocabulary
@@ -102,7 +102,7 @@ def assemble(
     meta = torch.device(device).type == "meta"
     builder = _Builder(config, load and not meta, held)
     if vocabulary is None and not meta:
-        vocabulary = _vocabulary(config)
+        vocabulary = vocabulary_of(config)
     with torch.device("meta" if meta else "cpu"):
         backbone: Backbone = builder.part(
             "backbones", "backbone", config.backbone, vocabulary=vocabulary.size if vocabulary else None
@@ -132,16 +132,18 @@ def assemble(
 
 def processor_of(config: SystemConfig) -> Processor:
     """The processor alone: the tokenizer is read, the parts are built without values. For looking at data."""
-    return replace(assemble(config, device="meta").processor, vocabulary=_vocabulary(config))
+    return replace(assemble(config, device="meta").processor, vocabulary=vocabulary_of(config))
 
 
-def _vocabulary(config: SystemConfig) -> Vocabulary:
-    about = {"template": config.template, "system": config.system, "add_tokens": config.backbone.add_tokens}
-    if config.scale == "tiny":
-        return Vocabulary.tiny(**about)
-    if config.backbone.weights is None:
+def vocabulary_of(config: SystemConfig, folder: Path | None = None) -> Vocabulary:
+    """The vocabulary that the config asks for: from `folder`, from the backbone's weights, or a tiny one."""
+    template, system, tokens = config.template, config.system, config.backbone.add_tokens
+    if folder is None and config.scale == "tiny":
+        return Vocabulary.tiny(template=template, system=system, add_tokens=tokens)
+    if folder is None and config.backbone.weights is None:
         raise InputError("backbone: `weights` is missing (a hub name, a folder, or package:NAME)")
-    return Vocabulary.load(Weights(config.backbone.weights).folder(), **about)
+    folder = folder or Weights(str(config.backbone.weights)).folder()
+    return Vocabulary.load(folder, template=template, system=system, add_tokens=tokens)
 
 
 def _plan(config: StreamConfig, stream: Stream) -> StreamPlan:
@@ -181,4 +183,6 @@ def load_run(run: Path, device: torch.device | str | None = None) -> Assembly:
             f"{run} is not a run: config.yaml is missing; expected a folder made by `mmlm train CONFIG --out {run}`"
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return restore(run, load(run / "config.yaml"), place)
+    assembly = restore(run, load(run / "config.yaml"), place)
+    assembly.model.cache = FeatureCache()
+    return assembly

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -57,7 +57,7 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """The same batch on `device`; unit values are cast to `dtype` where given."""
 
-        def move(x: object) -> object:
+        def move(x: Any) -> Any:
             if isinstance(x, Tensor):
                 return x.to(device, dtype if x.is_floating_point() else None, non_blocking=True)
             return x
@@ -66,4 +66,4 @@ class Batch:
             n: replace(u, **{f.name: move(getattr(u, f.name)) for f in fields(u)}) for n, u in self.streams.items()
         }
         tensors = {n: move(getattr(self, n)) for n in ("ids", "positions", "segments", "labels")}
-        return replace(self, streams=streams, **tensors)  # type: ignore[arg-type]
+        return replace(self, streams=streams, **tensors)

@@ -15,16 +15,27 @@ from mmlm.media import load_image
 from mmlm.sample import Image
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2126; --soft: #66707a; --line: #d9dee3; --paper: #ffffff; --good: #1a7f4b; --bad: #b3372f; --one: #2563c9; --two: #c9622a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #98a2ac; --line: #363d44; --paper: #15191d; --good: #4cc38a; --bad: #ef7a70; --one: #6ba1f5; --two: #eb9c6a; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 1.6rem; margin: 0 0 4px; } h2 { font-size: 1.15rem; margin: 40px 0 12px; } p { margin: 4px 0 12px; } .soft { color: var(--soft); }
-pre { overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
+:root { color-scheme: light dark; --ink: #1c2126; --soft: #66707a; --line: #d9dee3; --paper: #ffffff;
+  --good: #1a7f4b; --bad: #b3372f; --one: #2563c9; --two: #c9622a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #98a2ac; --line: #363d44; --paper: #15191d;
+  --good: #4cc38a; --bad: #ef7a70; --one: #6ba1f5; --two: #eb9c6a; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
+h1 { font-size: 1.6rem; margin: 0 0 4px; }
+h2 { font-size: 1.15rem; margin: 40px 0 12px; }
+p { margin: 4px 0 12px; }
+.soft { color: var(--soft); }
+pre { overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; border: 1px solid var(--line);
+  border-radius: 8px; padding: 12px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
 .card { border: 1px solid var(--line); border-radius: 10px; overflow: hidden; display: flex; flex-direction: column; }
-.card img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; } .card div { padding: 8px 12px 12px; font-size: 14px; overflow-wrap: anywhere; }
-.q { color: var(--soft); } .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+.card img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; }
+.card div { padding: 8px 12px 12px; font-size: 14px; overflow-wrap: anywhere; }
+.q { color: var(--soft); }
+.good { color: var(--good); font-weight: 600; }
+.bad { color: var(--bad); font-weight: 600; }
+svg { width: 100%; height: auto; }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 """
 
 
@@ -33,17 +44,17 @@ def write(run: Path, results: Mapping[str, Result], shown: int = 24) -> Path:
     from outside, and what a model or a data set says is text, never markup."""
     name = html.escape(run.name)
     blocks = [
-        f"<h1>{name}</h1><p class=soft>Held-out pictures: none of them was seen in training. The control asks the same questions with "
-        f"the pictures shuffled; only what a score has above its control comes from seeing.</p>"
+        f"<h1>{name}</h1><p class=soft>Held-out pictures: none of them was seen in training. The control asks the same "
+        f"questions with the pictures shuffled; only what a score has above its control comes from seeing.</p>"
     ]
     for result in results.values():
         blocks.append(f"<pre>{html.escape(result.table())}</pre>")
     blocks.append("<h2>Loss while training</h2>" + _curves(_lines(run / "metrics.jsonl")))
     for task, result in results.items():
-        cards = [_card(row, data) for row in _spread(result.rows, shown)]
-        blocks.append(
-            f"<h2>{html.escape(task)}: pictures, references, replies</h2><div class=grid>{''.join(cards)}</div>"
-        )
+        pairs = list(zip(result.questions, result.scored, strict=True))
+        cards = [_card(question, scored) for question, scored in _spread(pairs, shown)]
+        blocks.append(f"<h2>{html.escape(task)}: pictures, references, replies</h2>")
+        blocks.append(f"<div class=grid>{''.join(cards)}</div>")
     page = run / "report.html"
     page.write_text(
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -103,9 +114,8 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
     marks = []
     for i in range(5):
         y = 8 + (1 - i / 4) * (height - bottom - 8)
-        marks.append(
-            f"<line x1={left} x2={width} y1={y:.1f} y2={y:.1f} stroke='var(--line)'/><text x={left - 8} y={y + 4:.1f} text-anchor=end>{top * i / 4:.1f}</text>"
-        )
+        marks.append(f"<line x1={left} x2={width} y1={y:.1f} y2={y:.1f} stroke='var(--line)'/>")
+        marks.append(f"<text x={left - 8} y={y + 4:.1f} text-anchor=end>{top * i / 4:.1f}</text>")
     for n, stage in enumerate(stages):
         points = " ".join("{:.1f},{:.1f}".format(*at(line, line["loss"])) for line in losses if line["stage"] == stage)
         colour = "var(--one)" if n % 2 == 0 else "var(--two)"
@@ -115,7 +125,7 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         if "validation_loss" in line and line["stage"] in begins:
             x, y = at(line, min(line["validation_loss"], top))
-            marks.append(
-                f"<circle cx={x:.1f} cy={y:.1f} r=5 fill='var(--ink)'><title>held-out loss {line['validation_loss']:.3f}</title></circle>"
-            )
-    return f"<svg viewBox='0 0 {width} {height}' role=img aria-label='loss over steps'>{''.join(marks)}</svg><p class=soft>Dots: loss on held-out samples.</p>"
+            said = f"held-out loss {line['validation_loss']:.3f}"
+            marks.append(f"<circle cx={x:.1f} cy={y:.1f} r=5 fill='var(--ink)'><title>{said}</title></circle>")
+    drawn = f"<svg viewBox='0 0 {width} {height}' role=img aria-label='loss over steps'>{''.join(marks)}</svg>"
+    return drawn + "<p class=soft>Dots: loss on held-out samples.</p>"

@@ -9,4 +9,5 @@ def splice(x: Float[Tensor, "B T D"], where: Int[Tensor, " S"], tokens: Float[Te
     as the aligner promised tokens, and neither may cheat."""
     if len(where) != len(tokens):
         raise ValueError(f"the batch holds {len(where)} slots, but the aligner gave {len(tokens)} tokens")
-    return x.flatten(0, 1).index_copy(0, where, tokens.to(x.dtype)).unflatten(0, x.shape[:2])
+    flat: Tensor = x.flatten(0, 1).index_copy(0, where, tokens.to(x.dtype))
+    return flat.unflatten(0, x.shape[:2])  # type: ignore[no-any-return]

@@ -83,7 +83,7 @@ class Weights:
         `part` names the sub-config to use where the checkpoint holds a larger model ("vision_config"); `changes` are set
         on the config. Loading is strict: a missing or misshapen tensor is an InputError that names it.
         """
-        from transformers import CONFIG_MAPPING, AutoConfig
+        from transformers import CONFIG_MAPPING
 
         raw = self.config()
         refuse_code(raw, self.name)
@@ -100,7 +100,8 @@ class Weights:
         for key, value in changes.items():
             setattr(config, key, value)
         if self.tiny or not self.load:
-            return (cls.from_config(config) if hasattr(cls, "from_config") else cls(config)).float().eval()
+            built: nn.Module = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
+            return built.float().eval()
         folder = self.folder()
         if not list(folder.glob("*.safetensors")):
             other = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pth", ".pt", ".ckpt", ".pkl"})
@@ -109,7 +110,6 @@ class Weights:
                 + (f", only {', '.join(other)}, which are pickles and are not read" if other else "")
                 + "; convert the weights to safetensors first"
             )
-        del AutoConfig
         model, info = cls.from_pretrained(
             folder,
             config=config,
@@ -122,10 +122,10 @@ class Weights:
         )
         missing, wrong = sorted(info["missing_keys"]), sorted(str(k[0]) for k in info.get("mismatched_keys", ()))
         if missing or wrong:
-            raise InputError(
-                f"{folder}: tensors missing for {cls.__name__}: {', '.join(missing[:5]) or 'none'}; of another shape: {', '.join(wrong[:5]) or 'none'}"
-            )
-        return model.eval()
+            absent, odd = ", ".join(missing[:5]) or "none", ", ".join(wrong[:5]) or "none"
+            raise InputError(f"{folder}: tensors missing for {cls.__name__}: {absent}; of another shape: {odd}")
+        loaded: nn.Module = model
+        return loaded.eval()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -145,7 +145,8 @@ def refuse_code(raw: dict[str, Any], name: str) -> None:
     """Refuse a config that asks for code from the checkpoint (`auto_map`), at any depth."""
     if "auto_map" in raw:
         raise InputError(
-            f"{name}: its config.json asks for code from the checkpoint (auto_map), which is never run; use a checkpoint of a class that transformers knows"
+            f"{name}: its config.json asks for code from the checkpoint (auto_map), which is never run; use a checkpoint "
+            f"of a class that transformers knows"
         )
     for value in raw.values():
         if isinstance(value, dict):

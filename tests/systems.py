@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 import numpy as np
 from PIL import Image as Pillow
 
@@ -47,7 +46,8 @@ _KINDS = {
     ),
     "memory": (
         f"inputs: {{image: {{encoder: {_IMAGE}, aligner: {{type: resampler, latents: 3}}, into: memory, marker: <image>}}}}\n"
-        f"backbone: {{type: causal, weights: {LLM}, add_tokens: [<image>], grafts: {{xattn: {{type: gated_cross_attention, every: 2, offset: 1}}}}}}",
+        f"backbone: {{type: causal, weights: {LLM}, add_tokens: [<image>], "
+        "grafts: {xattn: {type: gated_cross_attention, every: 2, offset: 1}}}",
         _ALIGNER + ", backbone.grafts.xattn: {lr: 1e-2}",
         _ALIGNER + ", backbone.grafts.xattn: {lr: 1e-2}",
     ),

@@ -26,7 +26,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluation_prints_a_table_with_its_control(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["eval", str(home / "run"), "--task", "vqa", "--data", str(home / "data" / "qa-test.jsonl"), "--limit", "6"]
+    arguments = [
+        "eval",
+        str(home / "run"),
+        "--task",
+        "vqa",
+        "--data",
+        str(home / "data" / "qa-test.jsonl"),
+        "--limit",
+        "6",
+    ]
     assert cli.main([*arguments, "--out", str(home / "vqa")]) == 0
     out = capsys.readouterr().out
     assert "control" in out and "unparsed" in out and "95 %" in out
@@ -37,7 +46,21 @@ def test_evaluation_prints_a_table_with_its_control(home: Path, capsys: pytest.C
 
 
 def test_choices_are_ranked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["eval", str(home / "run"), "--task", "choice", "--data", str(home / "data" / "pope-test.jsonl"), "--limit", "4"]) == 0
+    assert (
+        cli.main(
+            [
+                "eval",
+                str(home / "run"),
+                "--task",
+                "choice",
+                "--data",
+                str(home / "data" / "pope-test.jsonl"),
+                "--limit",
+                "4",
+            ]
+        )
+        == 0
+    )
     assert "choice" in capsys.readouterr().out
 
 
@@ -93,7 +116,11 @@ def test_bad_input_gets_one_message_and_exit_code_2(
 
 
 def test_the_program_as_a_program(home: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "mmlm", "list", "encoders"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlm", "list", "encoders"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "siglip" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "mmlm", "inspect", str(home)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlm", "inspect", str(home)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr

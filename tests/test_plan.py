@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmlm.aligners.mlp import Mlp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlm.aligners.mlp import Mlp
 from mmlm.backbones.causal import Causal
 from mmlm.backbones.seq2seq import Seq2Seq
 from mmlm.blocks import loss
@@ -213,7 +213,7 @@ class TestMemory:
     def test_quantised_weights(self) -> None:
         held = [nn.Parameter(torch.zeros(10, 10)), nn.Parameter(torch.zeros(10))]
         assert stored(held) == 440
-        assert stored(held, "int8") == 100 + 40
+        assert stored(held, {id(held[0])}, "int8") == 100 + 40
         assert stored([nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))]) == 6
 
 
@@ -288,6 +288,33 @@ class TestPlan:
         one, two = (plan(config(stage={"micro_batch": n})).stages[0].memory for n in (1, 2))
         assert two.activations == 2 * one.activations
         assert two.weights == one.weights
+
+    def test_a_lora_graft_is_counted_in_the_layers(self) -> None:
+        """rank 2 on q and v of 4 layers: A 2 x 32, B 32 x 2 and 16 x 2; each adds its products to the backward, once for
+        the input and once for itself, and keeps only what it takes."""
+        lora = {"type": "lora", "targets": ["q_proj", "v_proj"]}
+        backbone = {"type": "causal", "weights": SMOL}
+        train = {"inputs.image.aligner": {"lr": 1e-3}}
+        plain = plan(config(backbone=backbone)).stages[0]
+        grafted = plan(
+            config(
+                backbone={**backbone, "grafts": {"lora": lora}},
+                stage={"train": train | {"backbone.grafts.lora": {"lr": 1e-3}}},
+            )
+        ).stages[0]
+        size = 4 * (2 * 2 * 32 + 32 * 2 + 16 * 2)
+        assert grafted.trained - plain.trained == size
+        assert grafted.forward - plain.forward == 2 * size * 64
+        assert grafted.backward - plain.backward == 2 * 2 * size * 64
+        # Per layer: A of q and of v take x (32) each, B take 2 each; 2 samples of 64 positions.
+        assert grafted.memory.activations - plain.memory.activations == 4 * 2 * 64 * 4 * (32 + 32 + 2 + 2)
+
+    def test_a_quantised_llm(self) -> None:
+        """4-bit matrices of the layers; embedding, head and norms stay as they were."""
+        full, less = (
+            plan(config(backbone={"type": "causal", "weights": SMOL, "quantize": q})).stages[0] for q in ("none", "nf4")
+        )
+        assert full.memory.weights - less.memory.weights == pytest.approx(4 * LAYER * (4 - 0.52))
 
     def test_gradient_checkpointing_trades_memory_for_work(self) -> None:
         kept, recomputed = (plan(config(stage={"gradient_checkpointing": g})).stages[0] for g in (False, True))

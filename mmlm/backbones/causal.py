@@ -41,8 +41,8 @@ class Causal(Backbone):
         if dtype == "bf16" and quantize == "none":
             self.llm.to(torch.bfloat16)
         self._interface = hf.adopt(self.llm)
-        self._body: Any = self.llm.base_model
-        self._takes_positions = "position_ids" in inspect.signature(self._body.forward).parameters
+        body: Any = self.llm.base_model
+        self._takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 
     def think(
         self,
@@ -53,11 +53,10 @@ class Causal(Backbone):
     ) -> Float[Tensor, "B T D"]:
         """States of the last T of K positions; `keys` says which sample each position belongs to (0 = padding)."""
         places = {"position_ids": positions} if self._takes_positions else {}
-        x = x.to(self._body.dtype) if not torch.is_autocast_enabled(x.device.type) else x
+        body: Any = self.llm.base_model
+        x = x.to(body.dtype) if not torch.is_autocast_enabled(x.device.type) else x
         mask = hf.carrier(keys) if self._interface else hf.dense_mask(keys, x.shape[1], x.dtype)
-        out = self._body(
-            inputs_embeds=x, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **places
-        )
+        out = body(inputs_embeds=x, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **places)
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def read(self, x: Float[Tensor, "B T D"], batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:

@@ -28,13 +28,15 @@ class Seq2Seq(Backbone):
         if vocabulary:
             self.grow(vocabulary)
         self._llm: Any = self.llm
-        self._start = int(self._llm.config.decoder_start_token_id or 0)
+        config: Any = self.llm.config
+        self._start = int(config.decoder_start_token_id or 0)
 
     def _part_head(self) -> None:
         """Flan-T5 has a head of its own. transformers builds every T5 with one table for both, and parts them only where it
         loads files that differ: without this a system would have other parameters before loading than after it."""
-        self.llm.config.tie_word_embeddings = False
-        self.llm.all_tied_weights_keys.pop("lm_head.weight", None)  # type: ignore[union-attr,operator]
+        llm: Any = self.llm
+        llm.config.tie_word_embeddings = False
+        llm.all_tied_weights_keys.pop("lm_head.weight", None)
         if self.head.weight is self.embeddings.weight:
             self.head.weight = nn.Parameter(self.head.weight.detach().clone())
 

@@ -16,7 +16,7 @@ from mmlm.errors import InputError
 from mmlm.interfaces import Encoder, Features
 from mmlm.model import MultimodalModel, Stream
 from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
-from mmlm.plan.memory import BYTES, activations, logits, of_parameters, stored
+from mmlm.plan.memory import BYTES, Memory, activations, logits, of_parameters, stored
 from mmlm.plan.work import Places, Work, dense, llm, matrices, on_shapes
 from mmlm.sample import Audio, Image, Item, Modality, Video
 from mmlm.training.policy import trained
@@ -110,11 +110,7 @@ def _stage(
         only_head = {id(backbone.head.weight)} - {id(backbone.embeddings.weight)}
         flows = any(id(p) not in only_head for p in opened)
         layers, head = llm(backbone, places, flows)
-        crossed = (
-            sum(p.numel() for p in _matrices(backbone) if not p.requires_grad and p.element_size() == 4) if flows else 0
-        )
-    weights = stored(inputs.model.parameters(), config.backbone.options.get("quantize", "none"))
-    memory = of_parameters(weights, opened, crossed, backbone.layers, stage.precision, recompute, devices)
+        memory = _parameters(config, stage, inputs.model, opened, flows, devices)
     kept = activations(layers.kept, backbone.layers, length, backbone.width, stage.precision, recompute)
     kept += (before.kept + head.kept) * BYTES[stage.precision]
     micro = min(stage.micro_batch or stage.batch, ceil(stage.batch / devices))
@@ -130,6 +126,26 @@ def _stage(
         forward=work.forward,
         backward=work.backward + layers.forward * (recompute and flows),
         memory=replace(memory, activations=kept * micro + logits(places.text * micro, backbone.rows)),
+    )
+
+
+def _parameters(
+    config: SystemConfig,
+    stage: StageConfig,
+    model: MultimodalModel,
+    opened: Sequence[nn.Parameter],
+    flows: bool,
+    devices: int,
+) -> Memory:
+    """The memory of weights and what belongs to them; `opened` take gradients now."""
+    backbone = model.backbone
+    frozen = {id(p): p for p in _matrices(backbone) if not p.requires_grad}
+    quantize = str(config.backbone.options.get("quantize", "none"))
+    quantised = set(frozen) - {id(backbone.head.weight)} if quantize != "none" else set()
+    crossed = sum(p.numel() for i, p in frozen.items() if flows and i not in quantised and p.element_size() == 4)
+    weights = stored(model.parameters(), quantised, quantize)
+    return of_parameters(
+        weights, opened, crossed, backbone.layers, stage.precision, stage.gradient_checkpointing, devices
     )
 
 

@@ -1,6 +1,6 @@
 """Part of the plan: what a stage holds in the memory of one device."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -28,10 +28,9 @@ class Memory:
         return self.weights + self.copies + self.gradients + self.moments + self.activations
 
 
-def stored(parameters: Iterable[nn.Parameter], quantize: str = "none") -> float:
-    """Bytes of the weights; the matrices of a quantised LLM take fewer."""
-    per = QUANTISED.get(quantize)
-    return sum(p.numel() * (per if per and p.ndim == 2 else p.element_size()) for p in parameters)
+def stored(parameters: Iterable[nn.Parameter], quantised: Collection[int] = (), quantize: str = "none") -> float:
+    """Bytes of the weights, as they are stored; those whose ids are in `quantised` as `quantize` stores them."""
+    return sum(p.numel() * (QUANTISED[quantize] if id(p) in quantised else p.element_size()) for p in parameters)
 
 
 def of_parameters(

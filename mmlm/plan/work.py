@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmlm.backbones.backbone import Backbone
 from mmlm.backbones.seq2seq import Seq2Seq
+from mmlm.interfaces import Graft
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +101,34 @@ def on_shapes(module: nn.Module, *given: Any) -> tuple[Float[Tensor, "..."], Wor
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """A weight that is multiplied with `rows` positions of a sample. `shares`: what it takes, a sister takes too (query,
-    key and value; gate and up)."""
+    key and value; gate and up). `joins`: what it gives is added to what another gives (LoRA), so it need not be kept."""
 
     out: int
     into: int
     rows: int
     trained: bool
     shares: bool = False
+    joins: bool = False
 
     @property
     def forward(self) -> float:
         return 2.0 * self.out * self.into * self.rows
 
 
-def matrices(module: nn.Module, rows: Callable[[str], int], skip: Iterable[Tensor]) -> list[Matrix]:
-    """All matrices of `module` but embedding tables and `skip`; `rows` tells by name how many positions each meets."""
+def matrices(
+    module: nn.Module,
+    rows: Callable[[str], int],
+    skip: Iterable[Tensor],
+    joins: Callable[[str], bool] = lambda _: False,
+) -> list[Matrix]:
+    """All matrices of `module` but embedding tables and `skip`; by name, `rows` tells how many positions each meets, and
+    `joins` whether what it gives is added to what another gives."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)} | {id(p) for p in skip}
     found, taken = [], set()
     for name, p in module.named_parameters():
         if p.ndim == 2 and id(p) not in tables:
             place = (name.rsplit(".", 2)[0], p.shape[1])
-            found.append(Matrix(p.shape[0], p.shape[1], rows(name), p.requires_grad, place in taken))
+            found.append(Matrix(p.shape[0], p.shape[1], rows(name), p.requires_grad, place in taken, joins(name)))
             taken.add(place)
     return found
 
@@ -135,7 +143,7 @@ def dense(found: Iterable[Matrix], flows: bool) -> Work:
     work = Work()
     for m in found:
         backward = m.forward * (flows + m.trained)
-        kept = m.rows * (1.5 * m.out * flows + m.into * (m.trained and not m.shares))
+        kept = m.rows * (1.5 * m.out * (flows and not m.joins) + m.into * (m.trained and not m.shares))
         work += Work(m.forward, backward, kept)
     return work
 
@@ -168,6 +176,10 @@ def llm(backbone: Backbone, places: Places, flows: bool) -> tuple[Work, Work]:
         getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or backbone.width // backbone.heads
     )
     ends = [backbone.head.weight, backbone.embeddings.weight]
+
+    def joins(name: str) -> bool:
+        return any(isinstance(g, Graft) and g.owns(name) for g in backbone.grafts.values())
+
     if isinstance(backbone, Seq2Seq):
         given, learnt, depth = places.all, places.text, int(config.num_decoder_layers)
 
@@ -175,11 +187,11 @@ def llm(backbone: Backbone, places: Places, flows: bool) -> tuple[Work, Work]:
             crossing = "EncDecAttention.k." in name or "EncDecAttention.v." in name
             return given if name.startswith("encoder.") or crossing else learnt
 
-        layers = dense(matrices(backbone.llm, rows, ends), flows)
+        layers = dense(matrices(backbone.llm, rows, ends, joins), flows)
         for queries, keys, n in ((given, given, backbone.layers), (learnt, learnt, depth), (learnt, given, depth)):
             layers += attention(queries, keys, width, n, flows)
     else:
-        layers = dense(matrices(backbone.llm, lambda _: places.all, ends), flows)
+        layers = dense(matrices(backbone.llm, lambda _: places.all, ends, joins), flows)
         layers += attention(places.all, places.all, width, backbone.layers, flows)
     for graft in backbone.grafts.values():
         found = matrices(graft, lambda _: places.all, [])

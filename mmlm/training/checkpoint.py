@@ -134,7 +134,7 @@ def damage(path: Path) -> str | None:
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint of a run, and what was passed over on the way to it with the reason."""
-    passed = []
+    passed: list[str] = []
     names = (
         sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), reverse=True)
         if folder.is_dir()

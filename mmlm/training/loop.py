@@ -107,7 +107,7 @@ class StageRun:
         self.total = self.data.total
         fused = self.accelerator.device.type in ("cpu", "cuda")
         groups = [{k: v for k, v in g.items() if k != "names"} for g in self.groups]
-        optimizer = torch.optim.AdamW(groups, betas=tuple(self.stage.betas), eps=self.stage.eps, fused=fused)
+        optimizer = torch.optim.AdamW(groups, betas=self.stage.betas, eps=self.stage.eps, fused=fused)
         self.model, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         self.verified = False
         self.counts = {"samples": 0, "tokens": 0, "bad": 0, "dropped": 0}
@@ -233,7 +233,8 @@ class StageRun:
             names = ", ".join(batch.samples[:8])
             raise InputError(
                 f"stage {self.stage.name!r}, step {step}: the loss or its gradient is {float(value.detach())}, "
-                f"in the samples {names}. No weight was touched in this step. Lower the learning rate, use precision fp32, or look at those samples"
+                f"in the samples {names}. No weight was touched in this step. Lower the learning rate, use precision "
+                f"fp32, or look at those samples"
             )
 
     def _limit_bad(self, share: Step, step: int) -> None:
@@ -322,7 +323,8 @@ class StageRun:
         state = found.state
         if state["total"] != self.total:
             raise InputError(
-                f"{found.path} was made for a stage of {state['total']} steps, but the data now give {self.total}; put the data back as they were"
+                f"{found.path} was made for a stage of {state['total']} steps, but the data now give {self.total}; put the "
+                f"data back as they were"
             )
         moments = found.tensors("optimizer")
         for name, parameter in self._optimised():

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmlm.assemble import Assembly, assemble
+from mmlm.assemble import Assembly, assemble, vocabulary_of
 from mmlm.config import SystemConfig, dump, load
 from mmlm.errors import InputError
 from mmlm.model import MultimodalModel
 from mmlm.training import checkpoint, policy
 from mmlm.training.checkpoint import Checkpoint
-from mmlm.vocabulary import Vocabulary
+from mmlm.weights import read_json
 
 # What may change between two sittings of one run, because it changes no weight.
 _FREE = ("workers", "log_every", "save_every", "validate_every")
@@ -124,18 +124,19 @@ def restore(run: Path, config: SystemConfig, device: torch.device | str) -> Asse
 def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: torch.device | str) -> Assembly:
     """Build the system of `config` and put the values of one checkpoint in. Strict: one source for every tensor."""
     state = found.state
-    about = {"template": config.template, "system": config.system, "add_tokens": config.backbone.add_tokens}
-    vocabulary = Vocabulary.load(run / "vocabulary", **about) if (run / "vocabulary").is_dir() else None
+    vocabulary = vocabulary_of(config, run / "vocabulary") if (run / "vocabulary").is_dir() else None
     trained = set(state["trained"])
     assembly = assemble(config, device=device, vocabulary=vocabulary, held=set(state["whole"]))
     model = assembly.model
     wanted = set(carried(model, assembly.borrowed, trained))
     checkpoint.load_into(model, found.tensors("weights"), wanted, found.path / "weights.safetensors")
+    now = lent(model, assembly.borrowed, trained)
     for part, expected in state["lent"].items():
-        if (got := lent(model, assembly.borrowed, trained).get(part)) != expected:
+        if (got := now.get(part)) != expected:
+            source = assembly.borrowed.get(part) or assembly.borrowed.get("backbone")
             raise InputError(
-                f"{found.path}: the run was trained on other values of {part} than {assembly.borrowed.get(part) or assembly.borrowed.get('backbone')} "
-                f"holds now (hash {got}, the run says {expected}); give the weights that it was trained on"
+                f"{found.path}: the run was trained on other values of {part} than {source} holds now (hash {got}, the "
+                f"run says {expected}); give the weights that it was trained on"
             )
     name = hashlib.sha256(json.dumps([read_hash(found), dump(config)]).encode()).hexdigest()[:16]
     return replace(assembly, fingerprint=name)
@@ -143,4 +144,4 @@ def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: 
 
 def read_hash(found: Checkpoint) -> str:
     """What identifies a checkpoint's values: the hash of its weights."""
-    return str(checkpoint.read_json(found.path / checkpoint.MANIFEST)["files"]["weights.safetensors"]["sha256"])
+    return str(read_json(found.path / checkpoint.MANIFEST)["files"]["weights.safetensors"]["sha256"])

@@ -1,8 +1,8 @@
 """The linear aligner is one linear map of each feature."""
 
 import torch
-from mmlm.aligners.linear import Linear
 
+from mmlm.aligners.linear import Linear
 from mmlm.interfaces import Features, FeatureShape
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from mmlm.aligners.mlp import Mlp
 from transformers import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from mmlm.aligners.mlp import Mlp
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 

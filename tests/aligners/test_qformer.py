@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
-from mmlm.aligners.qformer import QFormer, from_transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mmlm.aligners.qformer import QFormer, from_transformers
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 from mmlm.weights import Weights

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from mmlm.aligners.resampler import Resampler, from_transformers
 from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 
+from mmlm.aligners.resampler import Resampler, from_transformers
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from mmlm.aligners.spatiotemporal import Spatiotemporal
 
+from mmlm.aligners.spatiotemporal import Spatiotemporal
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
 

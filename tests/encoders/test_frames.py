@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+
 from mmlm.encoders.clip import ClipEncoder
 from mmlm.encoders.frames import FramesEncoder
 from mmlm.encoders.whisper import WhisperEncoder
-
 from mmlm.errors import InputError
 from mmlm.interfaces import Encoder
 from mmlm.sample import Image, Video

@@ -10,14 +10,14 @@ import open_clip
 import PIL.Image
 import pytest
 import torch
-from mmlm.encoders.open_clip import OpenClipEncoder
-from mmlm.encoders.towers import interpolated
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from mmlm.encoders.open_clip import OpenClipEncoder
+from mmlm.encoders.towers import interpolated
 from mmlm.errors import InputError
 from mmlm.sample import Image
 from mmlm.weights import Weights
@@ -200,6 +200,26 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
 def test_names_are_exact(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         OpenClipEncoder(Weights(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "hub"),
+    [
+        ("EVA01-g-14/laion400m_s11b_b41k", "timm/eva_giant_patch14_clip_224.laion400m_s11b_b41k"),
+        ("ViT-H-14/laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+    ],
+)
+def test_files_are_sought_where_open_clip_publishes_them(name: str, hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[str] = []
+
+    def folder(self: Weights) -> Path:
+        sought.append(self.name)
+        raise InputError("no network")
+
+    monkeypatch.setattr(Weights, "folder", folder)
+    with pytest.raises(InputError, match="no network"):
+        OpenClipEncoder(Weights(name))
+    assert sought == [hub]
 
 
 @pytest.mark.parametrize(

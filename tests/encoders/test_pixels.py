@@ -8,8 +8,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from mmlm.encoders import clip, dinov2, siglip
-from mmlm.encoders.pixels import BICUBIC, BILINEAR, Pixels, published
 from open_clip.transform import image_transform
 from timm.data import create_transform
 from transformers import BitImageProcessor, CLIPImageProcessor
@@ -17,6 +15,8 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from mmlm.encoders import clip, dinov2, siglip
+from mmlm.encoders.pixels import BICUBIC, BILINEAR, Pixels, published
 from mmlm.errors import InputError
 from mmlm.media import load_image
 from mmlm.sample import Audio, Image

@@ -10,13 +10,13 @@ import PIL.Image
 import pytest
 import timm
 import torch
-from mmlm.encoders.timm import TimmEncoder
-from mmlm.encoders.towers import interpolated
-from mmlm.encoders.trunks import set_size
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
+from mmlm.encoders.timm import TimmEncoder
+from mmlm.encoders.towers import interpolated
+from mmlm.encoders.trunks import set_size
 from mmlm.errors import InputError
 from mmlm.registry import component
 from mmlm.sample import Image
@@ -238,6 +238,20 @@ def test_names_are_exact() -> None:
         TimmEncoder(Weights("timm/resnet5O.a1_in1k"))
     with pytest.raises(InputError, match=r"known are .*vit_base_patch16_224\.augreg_in21k"):
         TimmEncoder(Weights("timm/vit_base_patch16_224.augreg_in22k", load=False))
+
+
+@pytest.mark.parametrize("name", ["timm/vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.augreg_in21k"])
+def test_files_are_sought_where_timm_publishes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[str] = []
+
+    def folder(self: Weights) -> Path:
+        sought.append(self.name)
+        raise InputError("no network")
+
+    monkeypatch.setattr(Weights, "folder", folder)
+    with pytest.raises(InputError, match="no network"):
+        TimmEncoder(Weights(name))
+    assert sought == ["timm/vit_base_patch16_224.augreg_in21k"]
 
 
 PUBLISHED: list[tuple[str, dict[str, Any], float, tuple[int, int]]] = [

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmlm.encoders.towers import interpolated, taps
 
+from mmlm.encoders.towers import interpolated, taps
 from mmlm.errors import InputError
 
 

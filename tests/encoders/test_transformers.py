@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmlm.encoders.clip import ClipEncoder
-from mmlm.encoders.dinov2 import Dinov2Encoder
-from mmlm.encoders.siglip import SiglipEncoder
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -24,6 +21,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from mmlm.encoders.clip import ClipEncoder
+from mmlm.encoders.dinov2 import Dinov2Encoder
+from mmlm.encoders.siglip import SiglipEncoder
 from mmlm.errors import InputError
 from mmlm.registry import component
 from mmlm.sample import Image

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmlm.encoders.whisper import LogMel, WhisperEncoder
 from torch import nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
+from mmlm.encoders.whisper import LogMel, WhisperEncoder
 from mmlm.errors import InputError
 from mmlm.sample import Audio, Image
 from mmlm.weights import Weights

@@ -57,7 +57,10 @@ def test_groups_hold_rates_and_spare_vectors_the_decay(tmp_path: Path) -> None:
 
 def test_an_unknown_part_is_named_with_those_there_are(tmp_path: Path) -> None:
     model = assemble(tiny("mlp", tmp_path)).model
-    with pytest.raises(InputError, match=r"trains 'inputs.image.aligner.missing'.*its parts are inputs.image.encoder, inputs.image.aligner"):
+    with pytest.raises(
+        InputError,
+        match=r"trains 'inputs.image.aligner.missing'.*its parts are inputs.image.encoder, inputs.image.aligner",
+    ):
         policy.trained(model, stage(inputs__image__aligner__missing={"lr": 1.0}))
 
 
