@@ -50,8 +50,8 @@ format: $(READY) ## let ruff format and sort
 quickstart: $(READY) ## train a model that sees, test it on held-out pictures, write a report page
 	@if [ ! -d /usr/share/tuxpaint/stamps ] && [ ! -f $(OUT)/data/stamps.jsonl ] && [ ! -f $(OUT)/data/scenes.jsonl ]; then \
 		mkdir -p .cache; \
-		ls .cache/$(STAMPS)_*.deb >/dev/null 2>&1 || (cd .cache && apt-get download $(STAMPS)) \
-		|| echo "$(STAMPS) cannot be had here (perhaps after apt-get update); scenes are drawn instead" >&2; \
+		ls .cache/$(STAMPS)_*.deb >/dev/null 2>&1 || (cd .cache && { apt-get download $(STAMPS) || { apt-get update -qq && apt-get download $(STAMPS); }; }) \
+		|| echo "$(STAMPS) cannot be had here; scenes are drawn instead" >&2; \
 		for deb in .cache/$(STAMPS)_*.deb; do \
 			if [ -f "$$deb" ]; then $(BIN)/mmlm data stamps $(OUT)/data --source "$$deb"; fi; \
 		done; \

@@ -81,6 +81,7 @@ class MultimodalModel(nn.Module):
         self.inputs = nn.ModuleDict(inputs)
         self.backbone = backbone
         self.cache: FeatureCache | None = None
+        self.anchored = False  # set where several processes train together
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -128,10 +129,7 @@ class MultimodalModel(nn.Module):
             if not any(p.requires_grad for p in module.parameters()):
                 module.eval()
         if mode:
-            for module in self.backbone.llm.modules():
-                # A layer recomputes only in training mode; this switches nothing else on, its children stay as they are.
-                if getattr(module, "gradient_checkpointing", False):
-                    module.training = True
+            self.backbone.wake_layers()
         return self
 
     def tokens(self, name: str, units: Units) -> Float[Tensor, "S D"]:
@@ -170,7 +168,19 @@ class MultimodalModel(nn.Module):
         total = linear_cross_entropy(
             states, head.weight, targets, bias=head.bias, softcap=self.backbone.softcap, scale=self.backbone.logit_scale
         )
+        if self.anchored and torch.is_grad_enabled():
+            total = total + self._anchor(batch)
         return Losses({"text": total}, {"text": len(targets)})
+
+    def _anchor(self, batch: Batch) -> Float[Tensor, ""]:
+        """Zero, as a function of the trained parameters that this batch does not reach: where several processes average
+        their gradients, each must give every parameter one, also the process whose samples hold no picture."""
+        absent = [s for n, s in self.streams.items() if n not in batch.streams]
+        idle: list[nn.Module] = [m for s in absent for m in (s.eyes, s.aligner)]
+        if not any(s.into == "memory" for n, s in self.streams.items() if n in batch.streams):
+            idle += [g for g in self.backbone.grafts.values() if isinstance(g, Graft) and g.reads_memory]
+        parameters = [p for m in idle for p in m.parameters() if p.requires_grad]
+        return sum((p.sum() for p in parameters), torch.zeros((), device=self.device)) * 0.0
 
 
 def memorise(remembered: list[tuple[int, Float[Tensor, "K C"]]], batch: Batch) -> Memory:

@@ -55,9 +55,14 @@ def written(run: Path, index: int, stage: str, step: int, total: int) -> Path:
         "backbone.llm.model.layers.0.q.lora_A.weight": torch.zeros(2, 5),
     }
     state = {
-        "stage": stage, "stage_index": index, "step": step, "total": total, "trained": ["inputs.image.aligner"],
-        "lent": {"backbone": "ab12", "backbone.head": "cd34", "inputs.image.encoder": "ef56"}, "config": {"name": "probe"},
-    }  # fmt: skip
+        "stage": stage,
+        "stage_index": index,
+        "step": step,
+        "total": total,
+        "trained": ["inputs.image.aligner"],
+        "lent": {"backbone": "ab12", "backbone.head": "cd34", "inputs.image.encoder": "ef56"},
+        "config": {"name": "probe", "backbone": {"grafts": {"small": {"type": "lora"}}}},
+    }
     files = {"weights": weights, "optimizer": {"m": torch.ones(3)}}
     return checkpoint.write(run / "checkpoints", f"{index:02d}-{stage}-{step:08d}", files, state).path
 
@@ -69,7 +74,7 @@ def test_a_run_is_told(run: Path) -> None:
     assert facts["stages"] == ["align: done", "tune: at step 3 of 6", "last: not begun"]
     assert facts["newest checkpoint"] == "checkpoints/01-tune-00000003"
     assert facts["holds"] == {
-        "backbone (low-rank adapters)": "10 values in 1 tensors",
+        "backbone.grafts.small": "10 values in 1 tensors",
         "backbone.grafts.xattn": "1 values in 1 tensors",
         "inputs.image.aligner": "16 values in 2 tensors",
     }
@@ -90,7 +95,7 @@ def test_a_run_without_a_checkpoint_and_with_bad_samples(run: Path) -> None:
     bad = {"stage": "align", "step": 0, "origin": "d.jsonl#3", "reason": "it is no picture"}
     (run / "quarantine.jsonl").write_text((json.dumps(bad) + "\n") * 2, encoding="utf-8")
     found = inspect(run)
-    assert found.facts["quarantined"] == "2 samples (quarantine.jsonl); the last: d.jsonl#3: it is no picture"
+    assert found.facts["quarantined"] == "1 samples, 2 times (quarantine.jsonl); the last: d.jsonl#3: it is no picture"
     assert found.facts["stages"] == ["align: not begun", "tune: not begun", "last: not begun"]
     assert len(found.warnings) == 3 and "no complete checkpoint" in found.warnings[0]
     assert "2 of 2 checkpoints are not whole" in found.warnings[1] and ".draft" in found.warnings[2]
@@ -306,6 +311,17 @@ def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
     for path, message in cases.items():
         with pytest.raises(InputError, match=message):
             inspect(path)
+
+
+def test_a_config_alone_is_no_run(run: Path) -> None:
+    config = (run / "config.yaml").read_bytes()
+    alone = run.parent / "alone"
+    alone.mkdir()
+    (alone / "config.yaml").write_bytes(config)
+    with pytest.raises(InputError, match=r"this one holds config\.yaml"):
+        inspect(alone)
+    (alone / ".lock").touch()
+    assert inspect(alone).kind == "run"
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:

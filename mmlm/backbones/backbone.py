@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmlm.batch import Batch, Memory
 from mmlm.errors import InputError
@@ -129,11 +130,20 @@ class Backbone(nn.Module, ABC):
 
     def recompute(self, on: bool) -> None:
         """Whether the backward pass computes the layers' activations again instead of keeping them."""
+        llm: Any = self.llm
+        kind = "activation" if hasattr(llm, "activation_checkpointing_enable") else "gradient"  # the older name
         if on:
-            self.llm.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            getattr(llm, f"{kind}_checkpointing_enable")({"use_reentrant": False})
         elif self._recomputes:
-            self.llm.gradient_checkpointing_disable()  # type: ignore[operator]
+            getattr(llm, f"{kind}_checkpointing_disable")()
         self._recomputes = on
+
+    def wake_layers(self) -> None:
+        """Layers recompute only in training mode. Where the LLM is frozen, and so in evaluation mode, this puts the layers
+        that recompute back into training mode, and nothing inside them: no dropout is switched on."""
+        for module in self.llm.modules():
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                module.training = True
 
     @abstractmethod
     def read(self, x: Float[Tensor, "B T D"], batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:

@@ -11,7 +11,7 @@ from mmlm.inspection.files import look_at_file
 from mmlm.inspection.headers import Tensor, header
 from mmlm.inspection.models import look_at_adapter, look_at_model
 from mmlm.inspection.report import Inspection
-from mmlm.inspection.runs import MANIFEST, damage, look_at_checkpoint, look_at_run
+from mmlm.inspection.runs import MANIFEST, damage, is_run, look_at_checkpoint, look_at_run
 
 
 def inspect(path: Path) -> Inspection:
@@ -21,7 +21,7 @@ def inspect(path: Path) -> Inspection:
         return look_at_file(path)
     if not path.is_dir():
         raise InputError(f"{path} does not exist; expected a run, a checkpoint, a model folder or a file of data")
-    if (path / "config.yaml").is_file():
+    if is_run(path):
         return look_at_run(path)
     if (path / MANIFEST).is_file() or (path / "state.json").is_file():
         return look_at_checkpoint(path)
@@ -31,8 +31,8 @@ def inspect(path: Path) -> Inspection:
         return look_at_model(path)
     held = sorted(p.name for p in path.iterdir())[:6]
     raise InputError(
-        f"{path} is no folder that mmlm knows: a run holds config.yaml, a checkpoint manifest.json, a model "
-        f"config.json and .safetensors files; this one holds {', '.join(held) or 'nothing'}"
+        f"{path} is no folder that mmlm knows: a run holds config.yaml beside its checkpoints, a checkpoint manifest.json, "
+        f"a model config.json and .safetensors files; this one holds {', '.join(held) or 'nothing'}"
     )
 
 

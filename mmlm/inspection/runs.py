@@ -17,6 +17,12 @@ from mmlm.training.readers.table import open_records
 MANIFEST, FORMAT = "manifest.json", 1
 
 
+def is_run(path: Path) -> bool:
+    """Whether training has begun in the folder: a config alone may be anybody's."""
+    written = (".lock", "checkpoints", "vocabulary", "metrics.jsonl")
+    return (path / "config.yaml").is_file() and any((path / name).exists() for name in written)
+
+
 def look_at_run(path: Path) -> Inspection:
     """A folder that `mmlm train` made."""
     warnings: list[str] = []
@@ -116,8 +122,9 @@ def _contents(path: Path, state: Mapping[str, Any], config: SystemConfig | None)
         name = sources.get(part) or sources.get(part.partition(".")[0])
         borrowed[str(part)] = f"{name}, hash {digest}" if name else f"hash {digest}"
     held: dict[str, list[int]] = {}
+    adapters = _adapters(state)
     for name, tensor in header(path / "weights.safetensors").items():
-        held.setdefault(_part(name), []).append(tensor.values)
+        held.setdefault(_part(name, adapters), []).append(tensor.values)
     files = [p for p in path.iterdir() if p.is_file()]
     return {
         "size": f"{sum(p.stat().st_size for p in files) / 1e6:,.1f} MB in {len(files)} files",
@@ -137,12 +144,21 @@ def _sources(config: SystemConfig) -> dict[str, str]:
     return {part: weights for part, weights in found.items() if weights}
 
 
-def _part(name: str) -> str:
+def _part(name: str, adapters: str) -> str:
     """The part id that the name of a tensor begins with: inputs.<stream>.<part>, backbone.grafts.<name>, backbone."""
     if ".lora_" in name:
-        return "backbone (low-rank adapters)"
+        return adapters
     steps = name.split(".")
     return ".".join(steps[: 3 if steps[0] == "inputs" or steps[:2] == ["backbone", "grafts"] else 1])
+
+
+def _adapters(state: Mapping[str, Any]) -> str:
+    """The part id of low-rank adapters, which live inside the LLM's own layers."""
+    match state.get("config"):
+        case {"backbone": {"grafts": dict(grafts)}}:
+            names = [n for n, about in grafts.items() if isinstance(about, dict) and about.get("type") == "lora"]
+            return f"backbone.grafts.{names[0]}" if names else "backbone (low-rank adapters)"
+    return "backbone (low-rank adapters)"
 
 
 def _quarantine(path: Path) -> str:
@@ -150,5 +166,7 @@ def _quarantine(path: Path) -> str:
     if not path.is_file() or not path.stat().st_size:
         return "no sample"
     table = open_records(path)
-    last = table[len(table) - 1].object()
-    return f"{len(table)} samples (quarantine.jsonl); the last: {last.get('origin')}: {last.get('reason')}"
+    rows = [table[i].object() for i in range(len(table))]
+    origin, reason = str(rows[-1].get("origin")), str(rows[-1].get("reason"))
+    last = reason if reason.startswith(origin) else f"{origin}: {reason}"
+    return f"{len({r.get('origin') for r in rows})} samples, {len(rows)} times (quarantine.jsonl); the last: {last}"

@@ -100,6 +100,7 @@ class StageRun:
         self.config, self.stage = trainer.config, trainer.config.stages[index]
         self.trained = trained_before | set(self.stage.train)
         self.plain = assembly.model
+        self.plain.anchored = self.accelerator.num_processes > 1
         self.groups = policy.apply(self.plain, self.stage)
         self.plain.backbone.recompute(self.stage.gradient_checkpointing)
         self.opened = {id(p) for g in self.groups for p in g["params"]}
@@ -189,8 +190,9 @@ class StageRun:
                     losses = self.model(batch.to(self.accelerator.device))
                 loss = losses.total["text"].float()
                 self._finite(loss, step, batch)
-                # DDP and FSDP average over ranks; the sum is wanted.
-                self.accelerator.backward(loss * (self.accelerator.num_processes / count))
+                # DDP and FSDP average over ranks; the sum is wanted. Text that a frozen LLM says teaches nobody anything.
+                if loss.requires_grad:
+                    self.accelerator.backward(loss * (self.accelerator.num_processes / count))
             total += loss.detach()
         self._verify(batches)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip or float("inf"))

@@ -22,7 +22,6 @@ def launch(config: Path, out: Path, *flags: str) -> None:
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        "--cpu",
         "--num_processes",
         "2",
         "--num_machines",
@@ -53,7 +52,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--use_fsdp", "--fsdp_version", "2")], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("flags", [("--cpu",), ("--use_fsdp", "--fsdp_version", "2")], ids=["ddp", "fsdp"])
 def test_two_processes_learn_what_one_learns(flags: tuple[str, ...], tmp_path: Path) -> None:
     config = tiny("mlp", tmp_path, data=data(tmp_path))
     path = tmp_path / "config.yaml"

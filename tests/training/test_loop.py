@@ -90,12 +90,19 @@ def test_stages_can_be_run_one_by_one(tmp_path: Path) -> None:
         train(config, tmp_path / "apart", "final")
 
 
-@pytest.mark.parametrize("change", ["stages.1.micro_batch=1", "stages.1.micro_batch=3", "stages.1.pack=true"])
-def test_micro_batches_and_packing_change_nothing_but_speed(change: str, tmp_path: Path) -> None:
+CHANGES = ["micro_batch=1", "micro_batch=3", "pack=true", "gradient_checkpointing=true"]
+
+
+@pytest.mark.parametrize(
+    "kind, change", [*(("mlp", c) for c in CHANGES), ("memory", CHANGES[-1]), ("seq2seq", CHANGES[-1])]
+)
+def test_micro_batches_packing_and_recomputation_change_nothing_but_speed(
+    kind: str, change: str, tmp_path: Path
+) -> None:
     path = data(tmp_path)
     losses = []
-    for i, overrides in enumerate(((), (change,))):
-        train(tiny("mlp", tmp_path, *overrides, data=path), tmp_path / str(i))
+    for i, overrides in enumerate(((), (f"stages.0.{change}", f"stages.1.{change}"))):
+        train(tiny(kind, tmp_path, *overrides, data=path), tmp_path / str(i))
         lines = [json.loads(line) for line in (tmp_path / str(i) / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines] + [line["grad_norm"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
