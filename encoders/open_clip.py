@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mmlm.errors import InputError
 from mmlm.interfaces import Encoder
+from mmlm.jsonfile import read_json
 from mmlm.sample import Modality
-from mmlm.weights import PACKAGE, Weights, read_json
+from mmlm.weights import PACKAGE, Weights
 
 from .loading import fill, tensors_of
 from .pixels import FILTERS, Pixels, Resize

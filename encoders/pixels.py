@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmlm.errors import InputError
+from mmlm.jsonfile import read_json
 from mmlm.media import MAX_PIXELS, load_image
 from mmlm.sample import Image, Item
-from mmlm.weights import PACKAGE, Weights, read_json
+from mmlm.weights import PACKAGE, Weights
 
 Resize = Literal["crop", "pad", "squash"]
 Colour = tuple[float, float, float]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from mmlm.backbones.backbone import Backbone
-from mmlm.config import PartConfig, StreamConfig, SystemConfig, load
+from mmlm.config import PartConfig, StreamConfig, SystemConfig
 from mmlm.errors import InputError
-from mmlm.interfaces import Encoder, InputAligner
-from mmlm.model import FeatureCache, MultimodalModel, Stream
+from mmlm.interfaces import Encoder, Graft, InputAligner
+from mmlm.model import MultimodalModel, Stream
 from mmlm.processor import Processor, StreamPlan
 from mmlm.registry import component
 from mmlm.vocabulary import Vocabulary
@@ -34,6 +34,9 @@ class Assembly:
     fingerprint: str = ""
 
 
+_BASES: dict[str, Any] = {"encoders": Encoder, "aligners": InputAligner, "backbones": Backbone, "grafts": Graft}
+
+
 class _Builder:
     """Builds parts by name: hands each constructor what it asks for, and the config's options."""
 
@@ -47,6 +50,8 @@ class _Builder:
     def part(self, kind: str, part_id: str, part: PartConfig, **known: Any) -> Any:
         """One part, its random values drawn from a seed of its own, so that no part shifts another's."""
         cls = component(kind, part.type)
+        if not issubclass(cls, _BASES[kind]):
+            raise InputError(f"{part_id}: {part.type!r} is a {cls.__name__}, which is no {_BASES[kind].__name__}")
         asked = inspect.signature(cls.__init__).parameters
         known["weights"] = self.weights(part_id, part.weights)
         if part.encoder is not None:
@@ -172,17 +177,3 @@ class _Tokens:
                 f"an item of {units} units is more than the {max(self.known)} that a stream takes; shorten it"
             )
         return self.known[units]
-
-
-def load_run(run: Path, device: torch.device | str | None = None) -> Assembly:
-    """The system of a RUN folder with the weights of its newest complete checkpoint, ready to reply."""
-    from mmlm.training.run import restore
-
-    if not (run / "config.yaml").is_file():
-        raise InputError(
-            f"{run} is not a run: config.yaml is missing; expected a folder made by `mmlm train CONFIG --out {run}`"
-        )
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    assembly = restore(run, load(run / "config.yaml"), place)
-    assembly.model.cache = FeatureCache()
-    return assembly

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmlm.assemble import Assembly, load_run
+from mmlm.assemble import Assembly
 from mmlm.errors import InputError
 from mmlm.reply import Decoding, reply, stream
 from mmlm.sample import ITEMS, Item, Modality, Part, Sample, Turn
+from mmlm.training.run import load_run
 
 _HELP = "/image PATH, /audio PATH, /video PATH attach an item to the next message; /clear starts over; /quit ends"
 

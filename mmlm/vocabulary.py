@@ -18,9 +18,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from mmlm.codec import Codec, Stream
 from mmlm.errors import InputError
+from mmlm.jsonfile import read_json
 from mmlm.sample import Sample
 from mmlm.templates import TEMPLATES, Layout, Mark, Marks, Template, find, layout, parse
-from mmlm.weights import read_json, refuse_code
+from mmlm.weights import refuse_code
 from mmlm.writer import Around, Place, Rendered, Segment, Text, conversation, gather, write
 
 STORED = "template.json"

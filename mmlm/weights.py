@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmlm.errors import InputError
+from mmlm.jsonfile import read_json
 
 _CATALOGUE = Path(__file__).parent / "config" / "catalogue.json"
 PACKAGE = "package:"
@@ -126,19 +127,6 @@ class Weights:
             raise InputError(f"{folder}: tensors missing for {cls.__name__}: {absent}; of another shape: {odd}")
         loaded: nn.Module = model
         return loaded.eval()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; InputError where it is absent or is something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(f"{path} does not exist; expected a folder with config.json and .safetensors files") from e
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise InputError(f"{path} is not JSON: {e}") from e
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a JSON {type(found).__name__}; expected an object")
-    return found
 
 
 def refuse_code(raw: dict[str, Any], name: str) -> None:

@@ -14,7 +14,7 @@ PART_FOLDERS = ("encoders", "aligners", "decoders")
 # A room (a file or folder of mmlm/) imports rooms of a lower rank and itself, nothing else.
 ROOMS = (
     ("errors", "sample", "batch", "splice"),
-    ("registry", "interfaces", "media", "templates", "packages", "codec", "blocks"),
+    ("registry", "interfaces", "jsonfile", "media", "templates", "packages", "codec", "blocks"),
     ("config", "weights", "writer"),
     ("vocabulary", "backbones", "data"),
     ("processor", "model"),
@@ -30,7 +30,7 @@ RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 ENTRANCES = ("cli", "quickstart", "demo")  # begin a process, and import a room when it is asked
 
 # What a part may know of the house. Everything else reaches it through its constructor.
-OPEN_TO_PARTS = ("sample", "interfaces", "errors", "weights", "media", "blocks")
+OPEN_TO_PARTS = ("sample", "interfaces", "errors", "jsonfile", "weights", "media", "blocks")
 
 # Packages that are heavy or optional, so that they are imported where they are used.
 HEAVY = (
@@ -44,14 +44,12 @@ HEAVY = (
 LATE = {
     # Reads formats that most weights are not in.
     ("mmlm/weights.py", "mmlm.packages"),
-    # A run is opened by the room that writes runs. The one import that goes up.
-    ("mmlm/assemble.py", "mmlm.training.run"),
     # The door of the room: looking at its tables must not start torch.
     ("mmlm/training/__init__.py", "mmlm.training.loop"),
     # Answers are scored again without a model, and without torch.
     ("mmlm/evaluation/runner.py", "mmlm.evaluation.assembled"),
 }
-UPWARD = {("mmlm/assemble.py", "mmlm.training.run")}
+UPWARD: set[tuple[str, str]] = set()
 
 # Names that only annotations use; they close a circle that does not exist when the code runs.
 TYPING = {("mmlm/interfaces.py", "mmlm.backbones.backbone")}

@@ -13,7 +13,7 @@ from test_flow import image, losses, same, sample, several
 from training.test_loop import data, ends
 
 import mmlm
-from mmlm.assemble import Assembly, assemble, load_run
+from mmlm.assemble import Assembly, assemble
 from mmlm.config import load
 from mmlm.errors import InputError
 from mmlm.model import Stream
@@ -22,6 +22,7 @@ from mmlm.reply import Decoding, reply
 from mmlm.sample import Image, Sample, Turn
 from mmlm.training import train
 from mmlm.training.data import open_reader
+from mmlm.training.run import load_run
 
 
 @pytest.fixture(scope="module")

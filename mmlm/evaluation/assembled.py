@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from mmlm.assemble import Assembly, load_run
+from mmlm.assemble import Assembly
 from mmlm.evaluation.answerer import Said
 from mmlm.reply import Decoding, likelihood, reply
 from mmlm.sample import Sample
+from mmlm.training.run import load_run
 
 
 class Assembled:

@@ -11,7 +11,8 @@ from mmlm.inspection.files import look_at_file
 from mmlm.inspection.headers import Tensor, header
 from mmlm.inspection.models import look_at_adapter, look_at_model
 from mmlm.inspection.report import Inspection
-from mmlm.inspection.runs import MANIFEST, damage, is_run, look_at_checkpoint, look_at_run
+from mmlm.inspection.runs import is_run, look_at_checkpoint, look_at_run
+from mmlm.training.manifest import MANIFEST
 
 
 def inspect(path: Path) -> Inspection:
@@ -36,4 +37,4 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-__all__ = ["Inspection", "Tensor", "damage", "header", "inspect"]
+__all__ = ["Inspection", "Tensor", "header", "inspect"]

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from mmlm.errors import InputError
-from mmlm.inspection.headers import header, read_object
+from mmlm.inspection.headers import header
 from mmlm.inspection.models import PICKLES, sizes
 from mmlm.inspection.report import Fact, Inspection
+from mmlm.jsonfile import read_json
 from mmlm.media import load_image
 from mmlm.sample import Image
 from mmlm.training.readers.source import SUFFIXES
@@ -51,7 +52,7 @@ def _look_at_records(path: Path) -> Inspection:
         facts = {"form": "a JSON list" if table.lines is None else "JSON Lines", "records": len(table)}
     except InputError as no_records:
         try:
-            whole = read_object(path)
+            whole = read_json(path)
         except InputError:
             raise no_records from None
         keys = list(whole)

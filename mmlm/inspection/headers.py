@@ -2,16 +2,15 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmlm.errors import InputError
+from mmlm.jsonfile import once
 
 _MOST_HEADER = 100_000_000  # bytes of a safetensors header: the format's own limit
-_MOST_JSON = 64 << 20
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -66,7 +65,7 @@ def _raw(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > min(_MOST_HEADER, size - 8):
             raise ValueError(f"it has {size} bytes and announces a header of {length}")
-        found = json.loads(f.read(length).decode("utf-8"), object_pairs_hook=_once)
+        found = json.loads(f.read(length).decode("utf-8"), object_pairs_hook=once)
     if not isinstance(found, dict):
         raise ValueError("its header is no JSON object")
     return found, size - 8 - length
@@ -97,30 +96,4 @@ def headers(files: Sequence[Path]) -> dict[str, Tensor]:
         if twice := found.keys() & own.keys():
             raise InputError(f"{file}: the tensor {min(twice)!r} stands in another file of the folder too; remove one")
         found |= own
-    return found
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of reasonable size, without a key twice. Raises InputError."""
-    try:
-        if (size := path.stat().st_size) > _MOST_JSON:
-            raise InputError(f"{path} has {size:,} bytes; expected a JSON object of at most {_MOST_JSON:,}")
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}") from e
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path} is not JSON: {e}") from e
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a JSON {type(found).__name__}; expected an object")
-    return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys all stand once: where one stands twice, two readers may disagree on what the file says."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
     return found

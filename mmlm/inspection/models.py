@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlm.inspection.headers import Tensor, headers, read_object
+from mmlm.inspection.headers import Tensor, headers
 from mmlm.inspection.report import Fact, Inspection
+from mmlm.jsonfile import read_json
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def look_at_model(path: Path) -> Inspection:
     """A folder with config.json, .safetensors files, or both."""
-    config = read_object(path / "config.json") if (path / "config.json").is_file() else {}
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     here = sorted(path.glob("*.safetensors"))
     listed = _listed(path)
     facts: dict[str, Fact] = {}
@@ -36,7 +37,7 @@ def look_at_model(path: Path) -> Inspection:
 
 def look_at_adapter(path: Path) -> Inspection:
     """A folder with a peft adapter."""
-    config = read_object(path / "adapter_config.json")
+    config = read_json(path / "adapter_config.json")
     base = config.get("base_model_name_or_path")
     facts: dict[str, Fact] = {
         "type": str(config.get("peft_type")),
@@ -59,7 +60,7 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict[str, Fact]:
 def _listed(path: Path) -> set[str]:
     """The files that an index of shards names."""
     index = path / "model.safetensors.index.json"
-    named = read_object(index).get("weight_map") if index.is_file() else None
+    named = read_json(index).get("weight_map") if index.is_file() else None
     return {str(v) for v in named.values()} if isinstance(named, dict) else set()
 
 

@@ -1,20 +1,16 @@
 """Part of the inspection: runs and their checkpoints."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmlm.config import SystemConfig, load
 from mmlm.errors import InputError
-from mmlm.inspection.headers import header, read_object
+from mmlm.inspection.headers import header
 from mmlm.inspection.report import Fact, Inspection
+from mmlm.jsonfile import read_json
+from mmlm.training.manifest import damage
 from mmlm.training.readers.table import open_records
-
-# As `mmlm.training.checkpoint` writes them; that room needs torch, this one does not.
-MANIFEST, FORMAT = "manifest.json", 1
 
 
 def is_run(path: Path) -> bool:
@@ -35,7 +31,7 @@ def look_at_run(path: Path) -> Inspection:
         warnings.append(f"its config cannot be used: {e}")
     reasons = {p: damage(p) for p in _checkpoints(path)}
     whole = next((p for p, why in reasons.items() if why is None), None)
-    state = read_object(whole / "state.json") if whole else {}
+    state = read_json(whole / "state.json") if whole else {}
     if config:
         facts["stages"] = [_progress(i, s.name, state) for i, s in enumerate(config.stages)]
     if whole:
@@ -55,7 +51,7 @@ def look_at_run(path: Path) -> Inspection:
 def look_at_checkpoint(path: Path) -> Inspection:
     """One folder below a run's `checkpoints`."""
     wrong = damage(path)
-    state = read_object(path / "state.json") if (path / "state.json").is_file() else {}
+    state = read_json(path / "state.json") if (path / "state.json").is_file() else {}
     facts: dict[str, Fact] = {}
     if state:
         config = state.get("config")
@@ -64,38 +60,6 @@ def look_at_checkpoint(path: Path) -> Inspection:
     if wrong:
         return Inspection(path, "checkpoint", f"{path} is a checkpoint that is not whole.", facts, (wrong,))
     return Inspection(path, "checkpoint", f"{path} is a checkpoint.", facts | _contents(path, state, None))
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None: every file is there, with the manifest's size and hash."""
-    if not (path / MANIFEST).is_file():
-        return f"{MANIFEST} is missing (it is written last)"
-    try:
-        manifest = read_object(path / MANIFEST)
-    except InputError as e:
-        return str(e)
-    files = manifest.get("files")
-    if manifest.get("format") != FORMAT or not isinstance(files, dict):
-        return f"{MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
-    for name, about in files.items():
-        if Path(name).name != name or not isinstance(about, dict) or not (path / name).is_file():
-            return f"{name} is missing"
-        if (size := (path / name).stat().st_size) != about.get("bytes"):
-            return f"{name} has {size} bytes, the manifest says {about.get('bytes')}"
-        if _digest(path / name) != about.get("sha256"):
-            return f"{name} is not what was written (its hash differs)"
-    return None
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, with a bar where it takes long and somebody looks."""
-    found = hashlib.sha256()
-    size = path.stat().st_size
-    with path.open("rb") as f, tqdm(total=size, unit="B", unit_scale=True, delay=2, disable=None, leave=False) as bar:
-        while block := f.read(1 << 22):
-            found.update(block)
-            bar.update(len(block))
-    return found.hexdigest()
 
 
 def _checkpoints(run: Path) -> list[Path]:

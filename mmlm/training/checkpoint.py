@@ -5,7 +5,6 @@ then renamed. A kill or a full disk at any instant leaves the last complete chec
 """
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -22,10 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmlm.errors import InputError
-from mmlm.weights import read_json
-
-FORMAT = 1
-MANIFEST = "manifest.json"
+from mmlm.jsonfile import read_json
+from mmlm.training.manifest import FORMAT, MANIFEST, damage, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +53,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} is not a readable safetensors file ({e}); pickles and damaged files are not read"
         ) from e
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write(folder: Path, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Checkpoint:
@@ -110,26 +101,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None: every file is there and has the hash that the manifest says."""
-    if not (path / MANIFEST).is_file():
-        return f"{MANIFEST} is missing (it is written last)"
-    try:
-        manifest = read_json(path / MANIFEST)
-    except InputError as e:
-        return str(e)
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-        return f"{MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
-    for name, about in manifest["files"].items():
-        if Path(name).name != name or not (path / name).is_file():
-            return f"{name} is missing"
-        if (size := (path / name).stat().st_size) != about["bytes"]:
-            return f"{name} has {size} bytes, the manifest says {about['bytes']}"
-        if digest(path / name) != about["sha256"]:
-            return f"{name} is not what was written (its hash differs)"
-    return None
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

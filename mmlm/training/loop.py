@@ -24,6 +24,7 @@ from mmlm.templates import find
 from mmlm.training import checkpoint, policy, run
 from mmlm.training.checkpoint import Checkpoint
 from mmlm.training.data import Step, Steps, open_reader
+from mmlm.training.manifest import FORMAT
 from mmlm.training.order import Mixture
 from mmlm.training.record import Record
 
@@ -285,7 +286,7 @@ class StageRun:
             self.accelerator.wait_for_everyone()
             return
         state = {
-            "format": checkpoint.FORMAT,
+            "format": FORMAT,
             "stage": self.stage.name,
             "stage_index": self.index,
             "step": step,

@@ -14,10 +14,11 @@ from torch import Tensor
 from mmlm.assemble import Assembly, assemble, vocabulary_of
 from mmlm.config import SystemConfig, dump, load
 from mmlm.errors import InputError
-from mmlm.model import MultimodalModel
+from mmlm.jsonfile import read_json
+from mmlm.model import FeatureCache, MultimodalModel
 from mmlm.training import checkpoint, policy
 from mmlm.training.checkpoint import Checkpoint
-from mmlm.weights import read_json
+from mmlm.training.manifest import MANIFEST
 
 # What may change between two sittings of one run, because it changes no weight.
 _FREE = ("workers", "log_every", "save_every", "validate_every")
@@ -112,6 +113,18 @@ def whole(borrowed: Mapping[str, str], trained: set[str]) -> set[str]:
     return {p for p in borrowed if p in trained}
 
 
+def load_run(run: Path, device: torch.device | str | None = None) -> Assembly:
+    """The system of a RUN folder with the weights of its newest complete checkpoint, ready to reply."""
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run} is not a run: config.yaml is missing; expected a folder made by `mmlm train CONFIG --out {run}`"
+        )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    assembly = restore(run, load(run / "config.yaml"), place)
+    assembly.model.cache = FeatureCache()
+    return assembly
+
+
 def restore(run: Path, config: SystemConfig, device: torch.device | str) -> Assembly:
     """The run's system with the values of its newest complete checkpoint."""
     found, passed = checkpoint.newest(run / "checkpoints")
@@ -144,4 +157,4 @@ def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: 
 
 def read_hash(found: Checkpoint) -> str:
     """What identifies a checkpoint's values: the hash of its weights."""
-    return str(read_json(found.path / checkpoint.MANIFEST)["files"]["weights.safetensors"]["sha256"])
+    return str(read_json(found.path / MANIFEST)["files"]["weights.safetensors"]["sha256"])

@@ -9,13 +9,13 @@ import pytest
 import torch
 from systems import CLIP, KINDS, pictures, tiny
 
-from mmlm.assemble import load_run
 from mmlm.config import SystemConfig, load
 from mmlm.errors import InputError
 from mmlm.reply import Decoding, reply
 from mmlm.sample import Image, Sample, Turn
 from mmlm.training import loop, train
 from mmlm.training.checkpoint import newest
+from mmlm.training.run import load_run
 
 ANSWERS = ("a cat", "a dog on a mat", "nothing", "two birds", "the sea", "rain", "an old tree")
 
