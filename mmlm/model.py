@@ -46,10 +46,14 @@ class Stream(nn.Module):
 
 
 class FeatureCache:
-    """Features by content: a frozen encoder sees each item once. Oldest first out, once `limit` bytes are held."""
+    """Features by content: a frozen encoder sees each item once. Oldest first out, once `limit` bytes are held.
 
-    def __init__(self, limit: int = 1 << 30) -> None:
-        self.limit, self.held, self.encoded = limit, 0, 0
+    With `alone` each item is encoded by itself: its features are then the same to the last bit whatever it came with, so
+    that an interrupted training, whose cache is empty, goes on exactly as it would have.
+    """
+
+    def __init__(self, limit: int = 1 << 30, alone: bool = False) -> None:
+        self.limit, self.alone, self.held, self.encoded = limit, alone, 0, 0
         self._kept: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
 
     def features(self, encoder: Encoder, units: Units) -> Float[Tensor, "U L C"]:
@@ -60,10 +64,12 @@ class FeatureCache:
             if (id(encoder), key) not in self._kept:
                 fresh.setdefault(key, i)
         found: dict[str, Tensor] = {}
-        if fresh:
+        if fresh and self.alone:
+            found = {key: encoder(cuts[i]) for key, i in fresh.items()}
+        elif fresh:
             made = encoder(torch.cat([cuts[i] for i in fresh.values()]))
-            self.encoded += len(fresh)
             found = dict(zip(fresh, made.split([units.counts[i] for i in fresh.values()]), strict=True))
+        self.encoded += len(fresh)
         out = torch.cat([found[k] if k in found else self._kept[id(encoder), k] for k in units.keys])
         for key, value in found.items():
             self._kept[id(encoder), key] = value

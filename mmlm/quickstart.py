@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -63,7 +64,12 @@ def names() -> list[str]:
 
 
 def quickstart(
-    name: str, out: Path, weights: Literal["package", "hub"] = "package", seed: int = 0, source: Path | None = None
+    name: str,
+    out: Path,
+    weights: Literal["package", "hub"] = "package",
+    seed: int = 0,
+    source: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> Quickstart:
     """Make the pictures, train the quickstart system `name`, evaluate it on held-out pictures and write the page."""
     from mmlm.evaluation import command
@@ -80,7 +86,7 @@ def quickstart(
 
     began = time.perf_counter()
     data = pictures(out / "data", source)
-    config = system(name, data, weights, seed)
+    config = system(name, data, weights, seed, overrides)
     timed("pictures", began)
     run = out / f"{name}-seed{seed}"
     for stage in config.stages:
@@ -109,21 +115,21 @@ def pictures(data: Path, source: Path | None = None) -> Path:
     return data
 
 
-def system(name: str, data: Path, weights: Literal["package", "hub"], seed: int) -> SystemConfig:
+def system(
+    name: str, data: Path, weights: Literal["package", "hub"], seed: int, overrides: Sequence[str] = ()
+) -> SystemConfig:
     """The quickstart system `name` on the data folder given."""
     path = f"quickstart/{name}"
-    overrides = [f"seed={seed}"]
+    changes = [f"seed={seed}"]
     shipped = load(path)
     for stage in shipped.stages:
         for key, entries in (("data", stage.data), ("validation", stage.validation)):
-            overrides += [
-                f"stages.{stage.name}.{key}.{i}.path={data / Path(e.path).name}" for i, e in enumerate(entries)
-            ]
+            changes += [f"stages.{stage.name}.{key}.{i}.path={data / Path(e.path).name}" for i, e in enumerate(entries)]
     if weights == "hub":
         for stream, part in shipped.inputs.items():
             if not isinstance(part.encoder, str) and part.encoder.weights in _HUB:
                 encoder = f"{{type: siglip, weights: {_HUB[part.encoder.weights]}}}"
-                overrides += [f"~inputs.{stream}.encoder", f"inputs.{stream}.encoder={encoder}"]
+                changes += [f"~inputs.{stream}.encoder", f"inputs.{stream}.encoder={encoder}"]
         if shipped.backbone.weights in _HUB:
-            overrides.append(f"backbone.weights={_HUB[shipped.backbone.weights]}")
-    return load(path, overrides)
+            changes.append(f"backbone.weights={_HUB[shipped.backbone.weights]}")
+    return load(path, [*changes, *overrides])

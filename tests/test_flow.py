@@ -172,11 +172,22 @@ def test_cached_features_equal_live_ones_and_each_item_is_encoded_once(system: t
     one = several(kind)[1]
     prompts = [replace(one, turns=(Turn("user", (one.items[0], f"\nQuestion {i}?")),)) for i in range(5)]
     live = reply(assembly, prompts, Decoding(limit=4))
-    assembly.model.cache = FeatureCache()
-    cached = [r for i in range(0, 5, 2) for r in reply(assembly, prompts[i : i + 2], Decoding(limit=4))]
-    assert assembly.model.cache.encoded == 1
+    for alone in (False, True):
+        assembly.model.cache = FeatureCache(alone=alone)
+        cached = [r for i in range(0, 5, 2) for r in reply(assembly, prompts[i : i + 2], Decoding(limit=4))]
+        assert assembly.model.cache.encoded == 1
+        assembly.model.cache = None
+        assert [r.ids for r in cached] == [r.ids for r in live]
+
+
+def test_a_full_cache_lets_the_oldest_go_and_stays_right(system: tuple[str, Assembly]) -> None:
+    kind, assembly = system
+    prompts = [replace(s, turns=s.turns[:1]) for s in several(kind)]
+    live = [r.ids for r in reply(assembly, prompts, Decoding(limit=4))]
+    assembly.model.cache = FeatureCache(limit=1)
+    assert [r.ids for r in reply(assembly, prompts, Decoding(limit=4))] == live
+    assert assembly.model.cache.held <= 1
     assembly.model.cache = None
-    assert [r.ids for r in cached] == [r.ids for r in live]
 
 
 def test_sampling_is_repeatable_and_independent_of_the_batch(system: tuple[str, Assembly]) -> None:

@@ -136,6 +136,10 @@ class StageConfig(Model):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations of the LLM twice instead of keeping them."
     )
+    cache_features: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="MiB of features of frozen encoders kept in memory, so that each item is encoded once; 0 keeps none.",
+    )
     save_every: Count | None = Field(None, description="Steps between checkpoints; a tenth of the stage if null.")
     log_every: Count = Field(10, description="Steps between lines of the log.")
     validate_every: Count | None = Field(

@@ -20,6 +20,7 @@ from mmlm.assemble import Assembly, assemble
 from mmlm.batch import Batch
 from mmlm.config import StageConfig, SystemConfig
 from mmlm.errors import InputError
+from mmlm.model import FeatureCache
 from mmlm.templates import find
 from mmlm.training import checkpoint, policy, run
 from mmlm.training.checkpoint import Checkpoint
@@ -101,6 +102,9 @@ class StageRun:
         self.config, self.stage = trainer.config, trainer.config.stages[index]
         self.trained = trained_before | set(self.stage.train)
         self.plain = assembly.model
+        self.plain.cache = (
+            FeatureCache(self.stage.cache_features << 20, alone=True) if self.stage.cache_features else None
+        )
         self.plain.anchored = self.accelerator.num_processes > 1
         self.groups = policy.apply(self.plain, self.stage)
         self.plain.backbone.recompute(self.stage.gradient_checkpointing)

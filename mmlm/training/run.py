@@ -121,7 +121,8 @@ def load_run(run: Path, device: torch.device | str | None = None) -> Assembly:
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     assembly = restore(run, load(run / "config.yaml"), place)
-    assembly.model.cache = FeatureCache()
+    # One by one where that costs little, so that an answer never depends on what it was asked with.
+    assembly.model.cache = FeatureCache(alone=assembly.model.device.type == "cpu")
     return assembly
 
 

@@ -56,9 +56,12 @@ def test_a_system_trains_through_both_stages_and_is_talked_to(kind: str, tmp_pat
     assert said == again and said.ids
 
 
-@pytest.mark.parametrize("kind", ["mlp", "lora", "memory"])
-def test_an_interrupted_run_ends_bit_identical(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny(kind, tmp_path, data=data(tmp_path))
+@pytest.mark.parametrize("kind, cached", [("mlp", 0), ("mlp", 64), ("lora", 0), ("memory", 0)])
+def test_an_interrupted_run_ends_bit_identical(
+    kind: str, cached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [f"stages.{i}.cache_features={cached}" for i in (0, 1)]
+    config = tiny(kind, tmp_path, *kept, data=data(tmp_path))
     train(config, tmp_path / "whole")
     original = loop.StageRun._step
     run = tmp_path / "cut"
@@ -90,7 +93,7 @@ def test_stages_can_be_run_one_by_one(tmp_path: Path) -> None:
         train(config, tmp_path / "apart", "final")
 
 
-CHANGES = ["micro_batch=1", "micro_batch=3", "pack=true", "gradient_checkpointing=true"]
+CHANGES = ["cache_features=64", "micro_batch=1", "micro_batch=3", "pack=true", "gradient_checkpointing=true"]
 
 
 @pytest.mark.parametrize(
