@@ -24,7 +24,6 @@ _HUB = {
 _AS_TRAINED = "{items}\n{question}"
 _TASKS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("vqa", "qa-test.jsonl", {"prompt": _AS_TRAINED}),
-    ("pope", "pope-test.jsonl", {"prompt": _AS_TRAINED}),
     ("caption", "captions-test.json", {"prompt": "{items}\nWhat is in the picture?", "tokens": "24"}),
 )
 
