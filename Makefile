@@ -13,7 +13,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow lint format quickstart bench clean
+.PHONY: help venv test test-quick lint format quickstart bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -32,10 +32,10 @@ $(READY): pyproject.toml Makefile
 	@touch $@
 
 test: $(READY) ## run every test that a plain machine can, in minutes
-	$(PYTEST) -m 'not slow and not network and not browser'
+	$(PYTEST) -m 'not network and not browser'
 
-test-slow: $(READY) ## run the tests that take longer
-	$(PYTEST) -m 'slow and not network and not browser'
+test-quick: $(READY) ## the same without the few that take longer
+	$(PYTEST) -m 'not slow and not network and not browser'
 
 lint: $(READY) ## ruff, its formatter as a check, and mypy
 	$(BIN)/ruff check

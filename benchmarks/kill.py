@@ -22,9 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from mmlm.assemble import assemble
 from mmlm.config import load
 from mmlm.data import scenes
-from mmlm.training import train
+from mmlm.training import loop, train  # noqa: F401 - `loop` for the same reason
 from mmlm.training.checkpoint import newest
 
 CONFIG = """
@@ -113,6 +114,7 @@ def main() -> int:
         scenes(root / "data", 60, 0)
         config = root / "kill.yaml"
         config.write_text(CONFIG.format(data=root / "data"), encoding="utf-8")
+        assemble(load(config))  # whatever is imported on the way is imported once, and not in every child
         began = time.monotonic()
         if os.waitpid(start(config, root / "undisturbed"), 0)[1]:
             print("the undisturbed run failed")
