@@ -107,6 +107,8 @@ class StageRun:
         )
         self.plain.anchored = self.accelerator.num_processes > 1
         self.groups = policy.apply(self.plain, self.stage)
+        # Lent parts are frozen, so that their hash is the same at every save; a 7B LLM is not read anew for each.
+        self.lent = run.lent(self.plain, self.assembly.borrowed, self.trained) if self.main else {}
         self.plain.backbone.recompute(self.stage.gradient_checkpointing)
         self.opened = {id(p) for g in self.groups for p in g["params"]}
         self.data = self._data(self.stage.data)
@@ -299,7 +301,7 @@ class StageRun:
             "counts": self.counts,
             "trained": sorted(self.trained),
             "whole": sorted(run.whole(self.assembly.borrowed, self.trained)),
-            "lent": run.lent(self.plain, self.assembly.borrowed, self.trained),
+            "lent": self.lent,
             "verified": self.verified,
             "rng": [r for _, r in ranks],
             "files": record.offsets(),
@@ -333,10 +335,10 @@ class StageRun:
                 f"{found.path} was made for a stage of {state['total']} steps, but the data now give {self.total}; put the "
                 f"data back as they were"
             )
-        moments = found.tensors("optimizer")
-        for name, parameter in self._optimised():
-            mine = {k.rpartition("/")[2]: v for k, v in moments.items() if k.rpartition("/")[0] == name}
-            self.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
+        parameters = dict(self._optimised())
+        for key, value in found.tensors("optimizer").items():
+            name, _, moment = key.rpartition("/")
+            self.optimizer.state[parameters[name]][moment] = like(value, parameters[name])
         rng, rank = found.tensors("rng"), self.accelerator.process_index
         if len(state["rng"]) != self.accelerator.num_processes:
             log.warning(
