@@ -11,7 +11,7 @@ from mmlm.evaluation.result import Result, Row
 from mmlm.evaluation.statistics import bootstrap, paired
 from mmlm.evaluation.tasks.task import Prediction, Question, Scored, Task
 
-_MOST_GROUPS = 20  # a division into more groups than this is not reported
+_MOST_GROUPS = 30  # a division into more groups than this is not reported
 
 
 def conclude(

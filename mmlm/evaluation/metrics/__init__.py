@@ -1,18 +1,47 @@
-"""Evaluation room: the metrics - pure functions of strings with a version each, and no dependency but numpy.
+"""Evaluation room: the metrics - pure functions of strings and numbers with a version each, that need numpy alone.
 
 A metric gives values per question; a `Measure` makes a score of their sums, so that a subset, a resample and the whole
-set are scored by the same lines.
+set are scored by the same lines. (`frechet` compares two sets, and has no value per question.)
 """
 
-from mmlm.evaluation.metrics import captions, choice, gqa, letters, meteor, pope, tokens, vqa
+from mmlm.evaluation.metrics import (
+    anls,
+    asr,
+    calibration,
+    captions,
+    chair,
+    chartqa,
+    choice,
+    exact,
+    frechet,
+    gqa,
+    letters,
+    meteor,
+    mmbench,
+    mme,
+    mmmu,
+    pope,
+    tokens,
+    vqa,
+)
 
 # name -> the version strings that results carry, for `mmlm list metrics`
 METRICS: dict[str, tuple[str, ...]] = {
     "vqa": tuple(vqa.version(n) for n in vqa.NORMALISERS),
     "captions": (captions.VERSION, tokens.VERSION),
     "meteor": (meteor.VERSION,),
+    "chair": (chair.VERSION,),
     "gqa": (gqa.VERSION,),
-    "letters": (letters.version("mmlm"), letters.version("llava")),
-    "pope": (pope.version("mmlm"), pope.version("llava")),
+    "exact": tuple(exact.version(r) for r in exact.RULES),
+    "letters": tuple(letters.version(r) for r in letters.RULES),
     "choice": (choice.VERSION,),
+    "pope": (pope.version("mmlm"), pope.version("llava")),
+    "mme": tuple(mme.version(r) for r in mme.RULES),
+    "mmbench": (mmbench.VERSION,),
+    "mmmu": (mmmu.VERSION,),
+    "chartqa": tuple(chartqa.version(r) for r in chartqa.RULES),
+    "anls": tuple(anls.version(r) for r in anls.RULES),
+    "asr": tuple(asr.version(n) for n in asr.NORMALISERS),
+    "calibration": (calibration.version(), calibration.version(15, "upper"), calibration.version(10, "lower")),
+    "frechet": (frechet.version("EXTRACTOR"),),
 }

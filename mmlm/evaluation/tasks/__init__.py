@@ -7,4 +7,11 @@ PARTS = {
     "caption": "caption:CaptionTask",
     "gqa": "gqa:GqaTask",
     "scienceqa": "scienceqa:ScienceQaTask",
+    "textvqa": "textvqa:TextVqaTask",
+    "mme": "mme:MmeTask",
+    "mmbench": "mmbench:MmBenchTask",
+    "seed": "seed:SeedTask",
+    "mmmu": "mmmu:MmmuTask",
+    "chartqa": "chartqa:ChartQaTask",
+    "docvqa": "docvqa:DocVqaTask",
 }

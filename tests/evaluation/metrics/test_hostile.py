@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from mmlm.evaluation.metrics import captions, gqa, letters, pope, vqa
+from mmlm.evaluation.metrics import anls, asr, captions, chair, chartqa, exact, gqa, letters, mme, mmmu, pope, vqa
 from mmlm.evaluation.metrics.tokens import tokenise
 
 _MEGABYTE = 1_000_000
 _REFERENCE = tokenise("a man is riding a horse on the beach near two dogs")
 _TABLE = captions.Frequencies.of([[_REFERENCE], [tokenise("a plate of food")]])
+
+_OBJECTS = chair.Objects.of([["dog", "hot dog bun"]])
 
 HOSTILE = [
     "__import__('os').system('touch sentinel')",
@@ -69,8 +71,14 @@ SCORERS: dict[str, Callable[[str], object]] = {
     **{n: lambda text, n=n: vqa.score(text, ["yes"] * 10, n)[0] for n in vqa.NORMALISERS},
     "pope": lambda text: pope.parse(text) == "yes",
     "gqa": lambda text: gqa.exact(text, "yes"),
-    "letters llava": lambda text: letters.parse(text, ["cat", "dog"], "llava"),
-    "letters mmlm": lambda text: letters.parse(text, ["cat", "dog"]),
+    **{f"letters {r}": lambda text, r=r: (letters.parse(text, ["cat", "dog"], r) or 0) > 1 for r in letters.RULES},
+    **{f"anls {r}": lambda text, r=r: anls.score(text, ["a cat"] * 3, r) for r in anls.RULES},
+    **{f"chartqa {r}": lambda text, r=r: chartqa.relaxed(text, "3.5%", r) for r in chartqa.RULES},
+    **{f"mme {r}": lambda text, r=r: mme.parse(text, r) == "yes" for r in mme.RULES},
+    **{f"exact {r}": lambda text, r=r: exact.score(text, ["a cat"], r) for r in exact.RULES},
+    "mmmu": lambda text: mmmu.correct(mmmu.candidates(text), ["3.50", "cat"]),
+    **{f"asr {n}": lambda text, n=n: asr.counts(text, "a cat sat", n)["hits"] > 9 for n in asr.NORMALISERS},
+    "chair": lambda text: len(_OBJECTS.mentions(text)) > 9999,
     "caption": read_caption,
 }
 
