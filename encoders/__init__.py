@@ -4,6 +4,7 @@ if __name__ != "mmlm.encoders":
     raise ImportError("this folder is the package mmlm.encoders; import it by that name")
 
 PARTS: dict[str, str] = {
+    "blip2": "blip2:Blip2Encoder",
     "clip": "clip:ClipEncoder",
     "dinov2": "dinov2:Dinov2Encoder",
     "frames": "frames:FramesEncoder",

@@ -31,11 +31,14 @@ def taps(layer: int | list[int], depth: int, tiny: bool = False, first: int = 0)
     return tuple(found)
 
 
-def run(x: Float[Tensor, "U L C"], blocks: Iterable[nn.Module], wanted: Sequence[int]) -> list[Float[Tensor, "U L C"]]:
-    """The hidden states `wanted`, in that order; no block is run after the highest of them."""
+def run(
+    x: Float[Tensor, "U L C"], blocks: Iterable[nn.Module], wanted: Sequence[int], *, masked: bool = True
+) -> list[Float[Tensor, "U L C"]]:
+    """The hidden states `wanted`, in that order; no block is run after the highest of them. `masked`: these blocks want to
+    hear of an attention mask, of which there is none."""
     kept = {0: x}
     for k, block in zip(range(1, max(wanted) + 1), blocks, strict=False):
-        x = block(x, None)  # the second argument of these blocks is an attention mask
+        x = block(x, None) if masked else block(x)
         if k in wanted:
             kept[k] = x
     return [kept[k] for k in wanted]

@@ -110,8 +110,11 @@ def assemble(
         vocabulary = vocabulary_of(config)
     with torch.device("meta" if meta else "cpu"):
         backbone: Backbone = builder.part(
-            "backbones", "backbone", config.backbone, vocabulary=vocabulary.size if vocabulary else None
+            "backbones", "backbone", config.backbone, vocabulary=vocabulary.own if vocabulary else None
         )
+        # A plan reads no tokenizer: there, none of the added tokens counts as known to it.
+        new = vocabulary.size - vocabulary.own if vocabulary else len(set(config.backbone.add_tokens))
+        backbone.add_rows(vocabulary.own if vocabulary else None, new)
         encoders: dict[str, Encoder] = {}
         own_first = sorted(config.inputs.items(), key=lambda pair: isinstance(pair[1].encoder, str))
         streams = {n: builder.stream(n, s, backbone.width, encoders) for n, s in own_first}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mmlm.backbones.backbone import Backbone
 from mmlm.batch import Batch, Memory, Units
-from mmlm.blocks.loss import linear_cross_entropy
 from mmlm.interfaces import Encoder, Features, Graft, InputAligner
 from mmlm.splice import splice
 
@@ -109,7 +108,7 @@ class MultimodalModel(nn.Module):
         ]
         grafts = {f"backbone.grafts.{n}": g for n, g in self.backbone.grafts.items()}
         parts: dict[str, list[tuple[str, nn.Parameter]]] = {
-            n: [] for n in [*names, "backbone", "backbone.embeddings", "backbone.head", *grafts]
+            n: [] for n in [*names, "backbone", "backbone.embeddings", "backbone.head", "backbone.added", *grafts]
         }
         tables = {
             id(self.backbone.head.weight): "backbone.head",
@@ -126,15 +125,16 @@ class MultimodalModel(nn.Module):
         return {p: found for p, found in parts.items() if found or not p.startswith("backbone.")}
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for what is trained; frozen parts stay in evaluation mode (batch statistics, dropout)."""
+        """Training mode for what is trained; what is frozen stays in evaluation mode (batch statistics, dropout). In encoders
+        and aligners that goes module by module; an LLM of which anything is trained, adapters too, is in training mode whole.
+        """
         super().train(mode)
-        frozen = (
-            [s.eyes for s in self.streams.values()] + [s.aligner for s in self.streams.values()] + [self.backbone.llm]
-        )
-        for module in frozen:
-            if not any(p.requires_grad for p in module.parameters()):
-                module.eval()
         if mode:
+            for stream in self.streams.values():
+                _wake(stream.eyes)
+                _wake(stream.aligner)
+            if not any(p.requires_grad for p in self.backbone.llm.parameters()):
+                self.backbone.llm.eval()
             self.backbone.wake_layers()
         return self
 
@@ -170,10 +170,7 @@ class MultimodalModel(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Next-token loss: the sum over supervised tokens of -log p, and their number."""
         states, targets = self.states(batch)
-        head = self.backbone.head
-        total = linear_cross_entropy(
-            states, head.weight, targets, bias=head.bias, softcap=self.backbone.softcap, scale=self.backbone.logit_scale
-        )
+        total = self.backbone.loss(states, targets)
         if self.anchored and torch.is_grad_enabled():
             total = total + self._anchor(batch)
         return Losses({"text": total}, {"text": len(targets)})
@@ -187,6 +184,18 @@ class MultimodalModel(nn.Module):
             idle += [g for g in self.backbone.grafts.values() if isinstance(g, Graft) and g.reads_memory]
         parameters = [p for m in idle for p in m.parameters() if p.requires_grad]
         return sum((p.sum() for p in parameters), torch.zeros((), device=self.device)) * 0.0
+
+
+def _wake(module: nn.Module) -> None:
+    """Training mode for `module` where anything in it is trained, and inside it again by the same rule. What has no parameters
+    (a dropout) is awake where all of the module that it stands in is trained."""
+    opened = [p.requires_grad for p in module.parameters()]
+    module.train(bool(opened) and all(opened))
+    if any(opened) and not all(opened):
+        module.training = True
+        for child in module.children():
+            if any(True for _ in child.parameters()):
+                _wake(child)
 
 
 def memorise(remembered: list[tuple[int, Float[Tensor, "K C"]]], batch: Batch) -> Memory:

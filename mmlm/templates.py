@@ -7,8 +7,8 @@ that nothing a user types can become part of a mark.
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -43,12 +43,24 @@ class Template:
     stop: tuple[str, ...] = ()  # texts that end a reply where `end` is no single special token
     tokens: tuple[str, ...] = ()  # tokens that must exist; the config adds them by `add_tokens`
     jinja: str | None = None  # the source of a chat template; "" asks for the tokenizer's own
+    parts: bool = False  # the chat template takes what a turn says as a list of parts, {"type": "text", "text": ...}
+    # The type of an item in such a list, and the text that stands for it: all items of a user turn then come together,
+    # where the chat template draws them.
+    item: tuple[str, str] | None = None
+    # The chat template opens a reply that is still to be said in another way (add_generation_prompt) than one in a finished
+    # conversation; both are written as it says.
+    opens: bool = False
+    # How text behind an item is read: as the start of a text (LLaVA's code), or as behind a special token (transformers).
+    behind_item: Literal["text", "section"] = "text"
 
 
 _SHIPPED = (
     Template("chat", end="", bos="none", jinja=""),
     Template("plain", end="\n", user_text=False, stop=("\n",)),
     Template("caption", end="\n", user_text=False, stop=("\n",), bos="text", items="front"),
+    # What is asked is the whole prompt, word for word; items where they stand in it, or as queries before everything.
+    Template("prompt", behind_item="section"),
+    Template("query-prompt", bos="text", items="front", behind_item="section"),
     Template(
         "vicuna-v1",
         system="A chat between a curious user and an artificial intelligence assistant. "
@@ -161,9 +173,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Here stand the items that lead this turn."""
+    """Here stand the items that lead this turn, with the spaces `glue` in front; without items `glue` goes to what
+    follows."""
 
     turn: int
+    glue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +189,7 @@ class Body:
 
 
 Piece = Mark | Front | Body
-Draw = Callable[[list[dict[str, str]]], str]  # messages to text, by a jinja template
+Draw = Callable[[list[dict[str, Any]], bool], str]  # messages to text, by a jinja template; True: open a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +210,12 @@ class Marks:
     draw: Draw
 
 
-def layout(template: Template, exchanges: int, system: str | None, marks: Marks) -> Layout:
-    """The layout of `exchanges` user turns, each with its reply. Of the system text only this is asked: is there one
-    (None: nothing was said about it; empty: none is wanted). Raises InputError where the template cannot write this."""
+def layout(template: Template, exchanges: int, system: str | None, marks: Marks, reply: bool = False) -> Layout:
+    """The layout of `exchanges` user turns, each with its reply (`reply`: the last one is still to be said). Of the system
+    text only this is asked: is there one (None: nothing was said about it; empty: none is wanted). Raises InputError where
+    the template cannot write this."""
     if template.jinja is not None:
-        return _arrange(_drawn(exchanges, system, marks))
+        return _arrange(_drawn(template, exchanges, system, marks, reply and template.opens))
     if system and not template.head:
         raise InputError(
             f"the template {template.name!r} has no place for a system text, but one came; leave it out, or set "
@@ -227,19 +242,21 @@ def _written(template: Template, exchanges: int, system: bool, marks: Marks) -> 
     return pieces
 
 
-def _drawn(exchanges: int, system: str | None, marks: Marks) -> list[Piece]:
+def _drawn(template: Template, exchanges: int, system: str | None, marks: Marks, opens: bool) -> list[Piece]:
     """The pieces of a jinja template, rendered once with a sentinel in place of each content and cut at the sentinels.
 
     Learned is, behind an assistant turn, all up to and with the first special token. Where there is none, it is the
-    text up to the next newline (blank lines in front included); where no text follows, the tokenizer's `eos`. Filters
-    that a template puts on contents (`trim`) have no effect: contents are written as they are.
+    text up to the last word before the next newline (blank lines in front included); where no text follows, the
+    tokenizer's `eos`. Filters that a template puts on contents (`trim`) have no effect: contents are written as they are.
     """
-    turns = list(range(2 * exchanges))
-    messages = [{"role": "assistant" if t % 2 else "user", "content": _sentinel(t)} for t in turns]
+    turns = list(range(2 * exchanges - opens))
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant" if t % 2 else "user", "content": _content(template, t)} for t in turns
+    ]
     if system is not None:
-        messages.insert(0, {"role": "system", "content": _sentinel(SYSTEM) if system else ""})
+        messages.insert(0, {"role": "system", "content": _content(template, SYSTEM) if system else ""})
         turns = [SYSTEM, *turns] if system else turns
-    rest = marks.draw(messages)
+    rest = marks.draw(messages, opens)
     for t in turns:
         if (seen := rest.count(_sentinel(t))) != 1:
             raise InputError(
@@ -253,14 +270,28 @@ def _drawn(exchanges: int, system: str | None, marks: Marks) -> list[Piece]:
         text, found, rest = rest.partition(_sentinel(t))
         if not found:
             raise InputError("the chat template changes the order of the turns; set another `template`")
-        pieces += [*(_ended(text, marks) if said > 0 and said % 2 else [Mark(text)]), Body(t)]
+        front: list[Piece] = []
+        if template.item and t >= 0 and t % 2 == 0:
+            text, drawn, behind = text.rpartition(template.item[1])
+            if not drawn:
+                raise InputError(f"the chat template draws no item in front of what turn {t + 1} says")
+            front = [Front(t), Mark(behind)]
+        pieces += [*(_ended(text, marks) if said > 0 and said % 2 else [Mark(text)]), *front, Body(t)]
         said = t
-    return pieces + _ended(rest, marks)
+    return pieces + ([Mark(rest), Body(2 * exchanges - 1)] if opens else _ended(rest, marks))
+
+
+def _content(template: Template, turn: int) -> Any:
+    """What stands for the words of a turn in the messages that a chat template draws."""
+    if not template.parts:
+        return _sentinel(turn)
+    items = [{"type": template.item[0]}] if template.item and turn >= 0 and turn % 2 == 0 else []
+    return [*items, {"type": "text", "text": _sentinel(turn)}]
 
 
 def _ended(text: str, marks: Marks) -> list[Piece]:
     """What follows an assistant turn: the end that is learned, then the opening of the next turn."""
-    if found := marks.special.search(text) or re.match(r"\s*\S[^\n]*", text):
+    if found := marks.special.search(text) or re.match(r"\s*\S(?:[^\n]*\S)?", text):
         return [Mark(text[: found.end()], learn=True), Mark(text[found.end() :])]
     return [Mark(marks.eos, learn=True), Mark(text)]
 
@@ -272,15 +303,15 @@ def _sentinel(turn: int) -> str:
 
 
 def _arrange(pieces: Sequence[Piece]) -> Layout:
-    """Join marks, hand spaces in front of a body over to it, and part the pieces into head and exchanges."""
+    """Join marks, hand spaces in front of a body or of items over to it, and part the pieces into head and exchanges."""
     joined: list[Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else None
         if isinstance(piece, Mark) and isinstance(last, Mark) and piece.learn == last.learn:
             joined[-1] = Mark(last.text + piece.text, last.learn)
-        elif isinstance(piece, Body) and isinstance(last, Mark) and not last.learn:
+        elif isinstance(piece, Body | Front) and isinstance(last, Mark) and not last.learn:
             text = last.text.rstrip(" ")
-            joined[-1:] = [Mark(text), Body(piece.turn, last.text[len(text) :])]
+            joined[-1:] = [Mark(text), replace(piece, glue=last.text[len(text) :])]
         else:
             joined.append(piece)
     runs: list[list[Piece]] = [[], []]

@@ -37,26 +37,41 @@ class Vocabulary:
     """A tokenizer with a template. It pickles, so that it can live in data workers.
 
     `bos` is the id that begins a text (None where the tokenizer puts none there); `ends` end a reply; `pad` fills up;
-    `size` is the number of rows an embedding needs; `added_ids` are the ids of `add_tokens`, in their order.
+    `size` is the number of ids; the first `own` of them are the tokenizer's, the others came with `add_tokens`. `added_ids`
+    are the ids of `add_tokens`, in their order: those below `own` are of tokens that the tokenizer had already.
     """
 
     def __init__(
-        self, tokenizer: Any, template: Template, system: str | None = None, add_tokens: Sequence[str] = ()
+        self,
+        tokenizer: Any,
+        template: Template,
+        system: str | None = None,
+        add_tokens: Sequence[str] = (),
+        own: int | None = None,
     ) -> None:
         """`tokenizer` is a transformers fast tokenizer; it belongs to this vocabulary from now on. `system` replaces
-        the template's system text. Raises InputError where tokenizer and template do not go together."""
+        the template's system text; `own` is given for a tokenizer that has gained `add_tokens` already. Raises InputError
+        where tokenizer and template do not go together."""
         if not all(add_tokens):
             raise InputError("`add_tokens` holds an empty text; expected the spelling of a token, such as '<answer>'")
+        before: dict[str, int] = tokenizer.get_vocab()
+        self.own = max(before.values()) + 1 if own is None else own
         tokens = [AddedToken(t, special=True, normalized=False) for t in add_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         self._hf, self._system, self._add_tokens = tokenizer, system, tuple(add_tokens)
         added: dict[int, AddedToken] = tokenizer.added_tokens_decoder
         self._codec = Codec(tokenizer.backend_tokenizer.to_str(), added, tokenizer.unk_token_id)
         self.size = max(tokenizer.get_vocab().values()) + 1
+        gained = len(set(add_tokens) - before.keys())
+        if not 0 < self.own <= self.size or (own is None and self.size - self.own != gained):
+            raise InputError(
+                f"the tokenizer has {self.own} ids of its own and gained {gained or 'no'} tokens, but its ids end at "
+                f"{self.size - 1}; expected new tokens to follow its last id: use a tokenizer whose ids have no gaps"
+            )
         self.added_ids = tuple(self._codec.structure[t] for t in add_tokens)
         begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.bos: int | None = tokenizer.bos_token_id if begins else None
-        self._layouts: dict[tuple[Template, int, str | None], Layout] = {}
+        self._layouts: dict[tuple[Template, int, str | None, bool], Layout] = {}
         self._bound: dict[Template, Template] = {}
         self.template = self._bind(template)
         if system and not self.template.head and self.template.jinja is None:
@@ -70,11 +85,16 @@ class Vocabulary:
 
     @classmethod
     def load(
-        cls, folder: Path, *, template: str | None = None, system: str | None = None, add_tokens: Sequence[str] = ()
+        cls,
+        folder: Path,
+        *,
+        template: str | Template | None = None,
+        system: str | None = None,
+        add_tokens: Sequence[str] = (),
     ) -> Self:
         """The tokenizer of a checkpoint folder, or of a folder that `save` wrote: there, what is not given is taken
-        from the folder. Raises InputError where files are missing or ask for code, or where `template` is another one
-        than the stored one."""
+        from the folder. `template` is one, or the name of a shipped one. Raises InputError where files are missing or ask
+        for code, or where `template` names another one than the stored one."""
         from transformers import AutoTokenizer
 
         if not folder.is_dir():
@@ -84,8 +104,13 @@ class Vocabulary:
                 refuse_code(read_json(folder / name), str(folder / name))
         if (folder / "tokenizer.json").exists():
             read_json(folder / "tokenizer.json")
-        if (folder / STORED).exists():
-            stored = read_json(folder / STORED)
+        stored = read_json(folder / STORED) if (folder / STORED).exists() else {}
+        before = stored.get("own")  # the tokenizer files of such a folder hold the added tokens already
+        if not isinstance(before, int | None):
+            raise InputError(f"{folder / STORED}: `own` is {before!r}, expected the number of the tokenizer's own ids")
+        if isinstance(template, Template):
+            own = template
+        elif (folder / STORED).exists():
             own = parse(stored.get("template"), str(folder / STORED))
             if template not in (None, own.name):
                 raise InputError(
@@ -107,7 +132,7 @@ class Vocabulary:
             raise InputError(
                 f"{folder}: {type(tokenizer).__name__} has no fast form; give a folder with tokenizer.json"
             )
-        return cls(tokenizer, own, system, add_tokens)
+        return cls(tokenizer, own, system, add_tokens, before)
 
     @classmethod
     def tiny(cls, *, template: str = "chat", system: str | None = None, add_tokens: Sequence[str] = ()) -> Self:
@@ -127,7 +152,7 @@ class Vocabulary:
         return cls(tokenizer, find(template), system, add_tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._hf, self.template, self._system, self._add_tokens)
+        return type(self), (self._hf, self.template, self._system, self._add_tokens, self.own)
 
     def encode(self, text: str) -> list[int]:
         """Ids of text that somebody typed: never one of a special or added token, whatever it spells."""
@@ -164,7 +189,8 @@ class Vocabulary:
         # (LLaMA's `legacy`); the plain class reads tokenizer.json as it stands.
         options = read_json(folder / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
         (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
-        stored = {"template": asdict(self.template), "system": self._system, "add_tokens": self._add_tokens}
+        told = {"system": self._system, "add_tokens": self._add_tokens, "own": self.own}
+        stored = {"template": asdict(self.template), **told}
         (folder / STORED).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def render(
@@ -190,7 +216,7 @@ class Vocabulary:
                 system = None
             elif system is None and (own.head or own.jinja is not None):
                 system = self._system if self._system is not None else own.system or None
-            plan = self._layout(own, (len(turns) + 1) // 2 - skip, system)
+            plan = self._layout(own, (len(turns) + 1) // 2 - skip, system, reply)
             contents = gather(sample, turns[2 * skip :], system or "", own)
             rendered = write(self._codec, own, plan, contents, bos=self.bos, learn=not reply, around=around or {})
             if not rendered.segments:
@@ -236,25 +262,27 @@ class Vocabulary:
             plans.append(self._layout(template, 2, None))
         return [p for plan in plans for run in plan.exchanges for p in run if isinstance(p, Mark) and p.learn]
 
-    def _layout(self, template: Template, exchanges: int, system: str | None) -> Layout:
+    def _layout(self, template: Template, exchanges: int, system: str | None, reply: bool = False) -> Layout:
         """The layout, made once for each shape of conversation."""
-        key = (template, exchanges, system and "some")
+        key = (template, exchanges, system and "some", reply and template.opens)
         if key not in self._layouts:
 
-            def draw(messages: list[dict[str, str]]) -> str:
-                return _draw(self._hf, template.jinja or "", messages)
+            def draw(messages: list[dict[str, Any]], opens: bool) -> str:
+                return _draw(self._hf, template.jinja or "", messages, opens)
 
             bos = self._hf.bos_token if self.bos is not None else ""
             marks = Marks(bos, self._hf.eos_token or "", self._codec.marks, draw)
-            self._layouts[key] = layout(template, exchanges, system, marks)
+            self._layouts[key] = layout(template, exchanges, system, marks, reply)
         return self._layouts[key]
 
 
-def _draw(tokenizer: Any, source: str, messages: list[dict[str, str]]) -> str:
-    """Messages as text by a jinja template, in the sandbox of transformers."""
+def _draw(tokenizer: Any, source: str, messages: list[dict[str, Any]], opens: bool) -> str:
+    """Messages as text by a jinja template, in the sandbox of transformers; with `opens`, up to where a reply begins."""
     source = (_TODAY if "strftime_now" in source else "") + source
     try:
-        drawn: str = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+        drawn: str = tokenizer.apply_chat_template(
+            messages, chat_template=source, tokenize=False, add_generation_prompt=opens
+        )
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
         roles = ", ".join(m["role"] for m in messages)
         raise InputError(f"the chat template refuses the turns {roles}: {e}; set another `template`") from e

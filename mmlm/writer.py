@@ -97,8 +97,9 @@ def gather(sample: Sample, turns: Sequence[int], system: str, template: Template
         if k % 2 == 0 and not template.user_text:
             parts = [p for p in parts if not isinstance(p, str)]
         leading = takewhile(lambda p: not isinstance(p, str), parts) if template.items == "front" else ()
-        front = tuple(p for p in leading if not isinstance(p, str))
-        contents[k] = Said(t, front, tuple(parts[len(front) :]))
+        front = tuple(p for p in (parts if template.item and k % 2 == 0 else leading) if not isinstance(p, str))
+        rest = [p for p in parts if isinstance(p, str)] if template.item else parts[len(front) :]
+        contents[k] = Said(t, front, tuple(rest))
     return contents
 
 
@@ -113,7 +114,7 @@ def write(
     around: Around,
 ) -> Rendered:
     """The segments of `plan` with its contents, up to the turn that is still to be said."""
-    writer = _Writer(codec, contents, around, learn)
+    writer = _Writer(codec, contents, around, learn, template.behind_item)
     if bos is not None and template.bos != "none":
         writer.open(bos, at_once=template.bos == "start")
     head, *exchanges = [writer.write(run) for run in (plan.head, *plan.exchanges)]
@@ -123,10 +124,19 @@ def write(
 class _Writer:
     """Writes one conversation, and keeps in mind whether the next piece is the start of a text."""
 
-    def __init__(self, codec: Codec, contents: Mapping[int, Said], around: Around, learn: bool) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        contents: Mapping[int, Said],
+        around: Around,
+        learn: bool,
+        behind_item: Literal["text", "section"],
+    ) -> None:
         self._codec, self._contents, self._around, self._learn = codec, contents, around, learn
+        self._behind_item = behind_item
         self.leads: list[str] = []
         self._at: Literal["text", "section", "inside"] = "text"
+        self._spaces = ""  # in front of items that are not there, so that they belong to what comes next
         self._opening: int | None = None
         self._run: list[Segment] = []
 
@@ -140,20 +150,30 @@ class _Writer:
         """The segments of some pieces, up to the turn still to be said."""
         for piece in run:
             if isinstance(piece, Mark):
-                self._mark(piece.text, learn=piece.learn)
+                self._mark(self._waiting() + piece.text, learn=piece.learn)
             elif isinstance(piece, Front):
+                self._spaces = piece.glue
                 for item in self._contents[piece.turn].front:
-                    self._place(item, self._contents[piece.turn].turn)
+                    self._place(item, self._contents[piece.turn].turn, self._waiting())
             else:
                 reply = piece.turn > 0 and piece.turn % 2 == 1
+                glue = self._waiting() + piece.glue
                 if reply:
-                    self.leads.append(self._spaced(piece.glue + ".", learn=True)[:-1])
+                    self.leads.append(self._spaced(glue + ".", learn=True)[:-1])
                 if piece.turn not in self._contents:
                     self._put((), learn=False)
                     break
-                self._body(self._contents[piece.turn], piece.glue, learn=reply)
+                if reply and not glue and self.leads[-1] and not self._contents[piece.turn].parts:
+                    self._put(self._codec.encode(self.leads[-1]), learn=True)  # an empty reply begins like any other
+                    self._at = "inside"
+                else:
+                    self._body(self._contents[piece.turn], glue, learn=reply)
         done, self._run = tuple(self._run), []
         return done
+
+    def _waiting(self) -> str:
+        spaces, self._spaces = self._spaces, ""
+        return spaces
 
     def _mark(self, text: str, learn: bool = False) -> None:
         for part in self._codec.parts(text):
@@ -180,7 +200,7 @@ class _Writer:
         before, after = self._around.get(item.modality, ("", ""))
         self._mark(spaces + before)
         self._run.append(Place(item, turn))
-        self._at = "text"
+        self._at = self._behind_item
         self._mark(after)
 
     def _say(self, text: str, learn: bool) -> None:

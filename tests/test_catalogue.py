@@ -44,6 +44,7 @@ PUBLISHED: dict[str, int | float] = {
     "facebook/opt-125m": 125_239_296,
     "facebook/opt-2.7b": 2_651_596_800,
     "facebook/opt-6.7b": 6_658_473_984,
+    "Salesforce/blip2-opt-2.7b": 3745.0,
     "mosaicml/mpt-7b": 6_649_286_656,
     "anas-awadalla/mpt-7b": 6_649_286_656,
     "google/flan-t5-small": 76_961_152,
@@ -69,8 +70,10 @@ TOWERS = {
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 630.8,
     "google/siglip-so400m-patch14-384": 428.2,
     "google/siglip-base-patch16-224": 92.9,
+    "Salesforce/blip2-opt-2.7b": 986.0,
 }
 FAMILIES = {
+    "blip-2": "Blip2ForConditionalGeneration",
     "clip": "CLIPModel",
     "siglip": "SiglipModel",
     "dinov2": "Dinov2Model",
@@ -110,7 +113,9 @@ def test_parameters(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "millions"), TOWERS.items())
 def test_vision_towers(name: str, millions: float) -> None:
-    kind = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}[catalogue()[name]["model_type"]]
+    kind = {"blip-2": "Blip2VisionModel", "clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}[
+        catalogue()[name]["model_type"]
+    ]
     assert parameters(build(name, getattr(transformers, kind), "vision_config")) / 1e6 == pytest.approx(
         millions, rel=1e-3
     )

@@ -53,6 +53,7 @@ def written(run: Path, index: int, stage: str, step: int, total: int) -> Path:
         "inputs.image.aligner.projection.weight": torch.zeros(4, 3),
         "inputs.image.aligner.projection.bias": torch.zeros(4),
         "backbone.grafts.xattn.gate": torch.zeros(1),
+        "backbone.added.embedding": torch.zeros(2, 3),
         "backbone.llm.model.layers.0.q.lora_A.weight": torch.zeros(2, 5),
     }
     state = {
@@ -75,6 +76,7 @@ def test_a_run_is_told(run: Path) -> None:
     assert facts["stages"] == ["align: done", "tune: at step 3 of 6", "last: not begun"]
     assert facts["newest checkpoint"] == "checkpoints/01-tune-00000003"
     assert facts["holds"] == {
+        "backbone.added": "6 values in 1 tensors",
         "backbone.grafts.small": "10 values in 1 tensors",
         "backbone.grafts.xattn": "1 values in 1 tensors",
         "inputs.image.aligner": "16 values in 2 tensors",

@@ -309,6 +309,31 @@ class TestPlan:
         # Per layer: A of q and of v take x (32) each, B take 2 each; 2 samples of 64 positions.
         assert grafted.memory.activations - plain.memory.activations == 4 * 2 * 64 * 4 * (32 + 32 + 2 + 2)
 
+    @pytest.mark.parametrize(("llm", "tables"), [(SMOL, 1), ("huggyllama/llama-7b", 2)], ids=["tied", "untied"])
+    def test_added_rows_are_counted(self, llm: str, tables: int) -> None:
+        """Two tokens: a row each in the embedding, and in the head where that is another table. Training them takes a gradient
+        through the layers, and each is a row more to multiply states with."""
+        backbone = {"type": "causal", "weights": llm}
+        plain = plan(config(backbone=backbone))
+        train = {"inputs.image.aligner": {"lr": 1e-3}, "backbone.added": {"lr": 1e-3}}
+        added = plan(config(backbone=backbone | {"add_tokens": ["<a>", "<b>"]}, stage={"train": train}))
+        line = next(p for p in added.parts if p.id == "backbone.added")
+        assert (line.parameters, line.trained["tune"], line.weights) == (tables * 2 * 32, tables * 2 * 32, "")
+        assert added.parameters - plain.parameters == line.parameters
+        before, after = plain.stages[0], added.stages[0]
+        assert after.trained - before.trained == line.parameters
+        assert after.forward - before.forward == 2 * 2 * 32 * 48
+        assert after.backward - before.backward == 2 * (2 * 2 * 32 * 48)
+        assert after.memory.moments - before.memory.moments == 8 * line.parameters
+
+    def test_a_head_alone_needs_no_gradient_through_the_layers(self) -> None:
+        backbone = {"type": "causal", "weights": "huggyllama/llama-7b", "add_tokens": ["<a>"]}
+        head, both = (
+            plan(config(backbone=backbone, stage={"train": {part: {"lr": 1e-3}}})).stages[0]
+            for part in ("backbone.added.head", "backbone.added")
+        )
+        assert head.backward == 2 * 1 * 32 * 48 and both.backward > head.backward
+
     def test_a_quantised_llm(self) -> None:
         """4-bit matrices of the layers; embedding, head and norms stay as they were."""
         full, less = (

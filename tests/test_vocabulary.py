@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from families import CORPUS, FAMILIES, LOSSLESS, saved, sentencepiece
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from mmlm.errors import InputError
 from mmlm.sample import Sample, Turn
@@ -42,9 +44,9 @@ def test_saved_loaded_and_pickled_it_gives_the_same_ids(family: str, template: s
         assert ids_of(again) == ids_of(first)
         assert ids_of(again, Sample(TALK.turns[:3]), reply=True) == ids_of(first, Sample(TALK.turns[:3]), reply=True)
         assert again.fingerprint() == first.fingerprint()
-        for name in ("size", "pad", "bos", "ends", "added_ids", "template"):
+        for name in ("size", "own", "pad", "bos", "ends", "added_ids", "template"):
             assert getattr(again, name) == getattr(first, name)
-    assert first.added_ids == (first.size - 2, first.size - 1)
+    assert first.added_ids == (first.size - 2, first.size - 1) == (first.own, first.own + 1)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -167,9 +169,32 @@ def test_tokens_that_exist_already_keep_their_ids(tmp_path: Path) -> None:
     folder = saved("gpt2", tmp_path)
     vocabulary = Vocabulary.load(folder, template="vicuna-v1", add_tokens=["<|im_start|>", "<new>", "<tool_call>"])
     size = Vocabulary.load(folder, template="vicuna-v1").size
-    assert vocabulary.added_ids == (501, size, 503) and vocabulary.size == size + 1
+    assert vocabulary.added_ids == (501, size, 503) and vocabulary.size == size + 1 and vocabulary.own == size
+    vocabulary.save(tmp_path / "run")
+    for template in (None, find("vicuna-v1")):
+        assert Vocabulary.load(tmp_path / "run", template=template, add_tokens=["<new>"]).own == size
     with pytest.raises(InputError, match="`add_tokens` holds an empty text"):
         Vocabulary.load(folder, template="vicuna-v1", add_tokens=[""])
+
+
+@pytest.mark.parametrize(
+    ("own", "message"), [(0, "has 0 ids of its own"), (999, "its ids end at 261"), ("9", "`own` is '9'")]
+)
+def test_a_folder_that_miscounts_its_own_ids_is_refused(own: object, message: str, tmp_path: Path) -> None:
+    Vocabulary.tiny(add_tokens=["<box>"]).save(tmp_path)
+    stored = json.loads((tmp_path / "template.json").read_text())
+    (tmp_path / "template.json").write_text(json.dumps(stored | {"own": own}))
+    with pytest.raises(InputError, match=message):
+        Vocabulary.load(tmp_path)
+
+
+def test_a_tokenizer_with_gaps_takes_no_tokens() -> None:
+    """Its library gives new tokens ids by the number of those there are, which may lie in a gap, or be taken."""
+    vocab = {chr(97 + i): i if i < 20 else i + 5 for i in range(26)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="a", pad_token="a")
+    with pytest.raises(InputError, match="use a tokenizer whose ids have no gaps"):
+        Vocabulary(made, find("vicuna-v1"), add_tokens=["<box>"])
 
 
 def test_an_unknown_character_ends_nothing() -> None:

@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mmlm.backbones.rows import AddedRows
 from mmlm.batch import Batch, Memory
+from mmlm.blocks.loss import linear_cross_entropy
 from mmlm.errors import InputError
 from mmlm.interfaces import Graft
 
@@ -25,20 +27,22 @@ class Session(ABC):
 
 
 class Backbone(nn.Module, ABC):
-    """A language model of transformers, with its grafts.
+    """A language model of transformers, with its grafts, and with the rows of ids that it has none for.
 
-    `width` is D, `rows` the rows of its embedding, `layers` its decoder layers; `heads`, `intermediate` and `norm_eps` are
-    what grafts that imitate its layers ask for.
+    `width` is D, `rows` the ids that it embeds and says, `layers` its decoder layers; `heads`, `intermediate` and `norm_eps`
+    are what grafts that imitate its layers ask for. `added` is None where the LLM's own tables hold every id.
     """
 
     tiny: ClassVar[Mapping[str, object]] = {}
     llm: nn.Module
     grafts: nn.ModuleDict
+    added: AddedRows | None
 
     def __init__(self, llm: nn.Module) -> None:
         super().__init__()
         self.llm = llm
         self.grafts = nn.ModuleDict()
+        self.register_module("added", None)
         self._recomputes = False
         config: Any = llm.config
         self.width: int = int(self.embeddings.embedding_dim)
@@ -69,17 +73,17 @@ class Backbone(nn.Module, ABC):
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding: every id below it can be embedded."""
-        return int(self.embeddings.num_embeddings)
+        """Rows of the embedding with those that were added: every id below it can be embedded, and said."""
+        held = len(self.embeddings.weight)
+        return held if self.added is None else max(held, self.added.first + len(self.added))
 
-    def grow(self, size: int) -> None:
-        """Make room for ids up to `size`; new rows start as the mean of the old ones. Never shrinks."""
-        if size <= (old := self.rows):
-            return
-        self.llm.resize_token_embeddings(size, mean_resizing=False)  # type: ignore[operator]
-        with torch.no_grad():
-            for table in {id(w): w for w in (self.embeddings.weight, self.head.weight)}.values():
-                table[old:] = table[:old].mean(0)
+    def add_rows(self, own: int | None, new: int) -> None:
+        """Give rows to the `new` ids that follow the `own` ids of a tokenizer (None: not known, as in a plan; then they follow
+        the table), and to ids of its own that the LLM's table does not reach. Called once, before any graft."""
+        held = len(self.embeddings.weight)
+        first = held if own is None else min(own, held)
+        if count := (held if own is None else own) + new - first:
+            self.added = AddedRows(self.embeddings, self.head, first, count)
 
     def layer_list(self) -> nn.ModuleList:
         """The decoder layers, where grafts are hung. Raises InputError where they cannot be told apart."""
@@ -106,14 +110,32 @@ class Backbone(nn.Module, ABC):
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Embed text ids."""
-        return self.embeddings(ids)  # type: ignore[no-any-return]
+        x: Tensor = self.embeddings(ids) if self.added is None else self.added.embed(ids, self.embeddings)
+        return x
 
-    def logits(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+    def logits(self, states: Float[Tensor, "*M D"]) -> Float[Tensor, "*M V"]:
         """What may come next, in fp32."""
-        logits = self.head(states * self.logit_scale).float()
+        states = states * self.logit_scale
+        logits: Tensor = self.head(states)
+        if self.added is not None:
+            logits = self.added.spoken(self.head.weight.dtype).join(logits, states)
+        logits = logits.float()
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits  # type: ignore[no-any-return]
+        return logits
+
+    def loss(self, states: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> Float[Tensor, ""]:
+        """The sum of -log p(target) over M states, without the logits of all of them at once."""
+        head, added = self.head, self.added
+        return linear_cross_entropy(
+            states,
+            head.weight,
+            targets,
+            bias=head.bias,
+            softcap=self.softcap,
+            scale=self.logit_scale,
+            added=None if added is None else added.spoken(head.weight.dtype),
+        )
 
     @property
     def softcap(self) -> float | None:

@@ -30,14 +30,12 @@ class Causal(Backbone):
         quantize: Literal["none", "nf4", "int8"] = "none",
         dtype: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
-        """`vocabulary`: size of the tokenizer (None: not known, as in a plan). `quantize` stores the frozen LLM in 4 or 8
+        """`vocabulary`: ids of the tokenizer without added ones (None: not known, as in a plan). `quantize` stores the frozen LLM in 4 or 8
         bits (bitsandbytes, CUDA only: the base of QLoRA, Dettmers et al. 2023); `dtype` is how its weights are stored."""
         changes: dict[str, Any] = {"vocab_size": vocabulary} if weights.tiny and vocabulary else {}
         if quantize != "none" and weights.load and not weights.tiny:
             changes["quantization_config"] = _quantized(quantize)
         super().__init__(weights.transformers(AutoModelForCausalLM, **changes))
-        if vocabulary:
-            self.grow(vocabulary)
         if dtype == "bf16" and quantize == "none":
             self.llm.to(torch.bfloat16)
         self._interface = hf.adopt(self.llm)

@@ -1,6 +1,6 @@
 """The encoder-decoder backbone: the T5 family. What is given goes to the LLM's encoder, what is learnt to its decoder."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,13 +20,15 @@ class Seq2Seq(Backbone):
     A sample's prompt, slots included, is what the encoder reads; all its supervised tokens are the decoder's one target.
     """
 
-    def __init__(self, weights: Weights, vocabulary: int | None) -> None:
+    def __init__(self, weights: Weights, vocabulary: int | None, *, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+        """`vocabulary`: ids of the tokenizer without added ones (None: not known, as in a plan). `dtype` is how the LLM's
+        weights are stored."""
         changes: dict[str, Any] = {"vocab_size": vocabulary} if weights.tiny and vocabulary else {}
         super().__init__(weights.transformers(AutoModelForSeq2SeqLM, **changes))
         if weights.config().get("tie_word_embeddings") is False:
             self._part_head()
-        if vocabulary:
-            self.grow(vocabulary)
+        if dtype == "bf16":
+            self.llm.to(torch.bfloat16)
         self._llm: Any = self.llm
         config: Any = self.llm.config
         self._start = int(config.decoder_start_token_id or 0)
@@ -68,7 +70,7 @@ class Seq2Seq(Backbone):
         mask = torch.arange(int(lengths.max()), device=x.device)[None] < lengths[:, None]
         encoded = self._llm.get_encoder()(inputs_embeds=pad_sequence(given, batch_first=True), attention_mask=mask)
         states = self._llm.get_decoder()(
-            input_ids=said,
+            inputs_embeds=self.embed(said),
             encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=mask,
             use_cache=False,
@@ -83,7 +85,7 @@ class Seq2Seq(Backbone):
 class _Seq2SeqSession(Session):
     def __init__(self, backbone: Seq2Seq, x: Float[Tensor, "B T D"], batch: Batch) -> None:
         llm: Any = backbone.llm
-        self.decoder = llm.get_decoder()
+        self.backbone, self.decoder = backbone, llm.get_decoder()
         self.mask = batch.segments > 0
         # T5's position bias is relative, so padding on the left does not shift anything.
         self.encoded = llm.get_encoder()(inputs_embeds=x, attention_mask=self.mask).last_hidden_state
@@ -92,7 +94,7 @@ class _Seq2SeqSession(Session):
 
     def advance(self, ids: Int[Tensor, " B"]) -> None:
         out = self.decoder(
-            input_ids=ids[:, None],
+            inputs_embeds=self.backbone.embed(ids[:, None]),
             encoder_hidden_states=self.encoded,
             encoder_attention_mask=self.mask,
             past_key_values=self.cache,

@@ -4,6 +4,7 @@ The values are those of the core schema (YAML 1.2.2, section 10.3): `1e-3` is a 
 Anchors, aliases, merge keys and tags of one's own are refused, so a file cannot grow while it is read.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,21 @@ def read_file(path: Path, problems: list[Problem]) -> Node:
     node = read_text(text, str(path), problems)
     if not isinstance(node.value, dict):
         fail([*problems, Problem(node.spot, (), f"expected a mapping (name, backbone, ...), got {got(plain(node))}")])
+    _anchor(node, path.parent)
     return node
+
+
+def _anchor(node: Node, folder: Path) -> None:
+    """Weights that begin with ./ or ../ stand beside the file that names them, wherever the program is started."""
+    match node.value:
+        case dict():
+            for key, inner in node.value.items():
+                if key == "weights" and isinstance(inner.value, str) and inner.value.startswith(("./", "../")):
+                    inner.value = os.path.abspath(folder / inner.value)
+                _anchor(inner, folder)
+        case list():
+            for inner in node.value:
+                _anchor(inner, folder)
 
 
 def read_text(text: str, file: str, problems: list[Problem], lines: bool = True) -> Node:

@@ -38,7 +38,8 @@ def part_ids(data: Mapping[str, Any]) -> list[str]:
         shared = isinstance(stream, dict) and isinstance(stream.get("encoder"), str)
         ids += [f"inputs.{name}.aligner"] if shared else [f"inputs.{name}.encoder", f"inputs.{name}.aligner"]
     grafts = _mapping(_mapping(data.get("backbone")).get("grafts"))
-    return [*ids, "backbone", "backbone.embeddings", "backbone.head", *(f"backbone.grafts.{g}" for g in grafts)]
+    llm = ("backbone", "backbone.embeddings", "backbone.head", "backbone.added")
+    return [*ids, *llm, *(f"backbone.grafts.{g}" for g in grafts)]
 
 
 def _names(data: Mapping[str, Any], streams: Mapping[str, Any]) -> Broken:

@@ -45,7 +45,8 @@ class PartConfig(ClassBlock):
     type: Name = Field(description="Name of the part, as `mmlm list` shows it, or module:Class of your own.")
     weights: Name | None = Field(
         None,
-        description="Checkpoint with the part's values: a hub name, a folder, or package:NAME; null starts at random.",
+        description="Checkpoint with the part's values: a hub name, a folder (./ is beside this file), or package:NAME; "
+        "null starts at random.",
     )
     encoder: "PartConfig | None" = Field(
         None, description="The part this one is built around (an image encoder for frames)."
@@ -74,7 +75,7 @@ class BackboneConfig(PartConfig):
 
     grafts: dict[str, PartConfig] = Field({}, description="Modules set into the LLM's layers, by a name of one's own.")
     add_tokens: list[Name] = Field(
-        [], description="Tokens that the tokenizer gains, each with an embedding row to learn."
+        [], description="Tokens that the tokenizer gains; their rows are the part backbone.added, beside the LLM's own."
     )
 
 

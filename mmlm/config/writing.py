@@ -1,7 +1,9 @@
 """A config written back as YAML, so that reading it gives the same config again."""
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,9 +15,23 @@ _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*")
 _WIDTH = 100
 
 
-def dump(config: SystemConfig) -> str:
-    """The resolved config as YAML: what was inherited and overridden stands in it, and every default."""
-    return yaml(tree(config))
+def dump(config: SystemConfig, home: Path | None = None) -> str:
+    """The resolved config as YAML: what was inherited and overridden stands in it, and every default. Weights that lie
+    below `home`, the folder that the YAML is for, are named from there, so that the folder can be moved."""
+    found = tree(config)
+    return yaml(_at_home(found, os.path.abspath(home) + os.sep) if home else found)
+
+
+def _at_home(value: Any, home: str) -> Any:
+    match value:
+        case dict():
+            found = {k: _at_home(v, home) for k, v in value.items()}
+            if isinstance(weights := found.get("weights"), str) and weights.startswith(home):
+                found["weights"] = f"./{Path(weights.removeprefix(home)).as_posix()}"
+            return found
+        case list():
+            return [_at_home(v, home) for v in value]
+    return value
 
 
 def yaml(value: dict[str, Any]) -> str:

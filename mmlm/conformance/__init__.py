@@ -44,6 +44,9 @@ def check(kind: str | None, target: str, weights: str | None = None) -> Report:
     kind = kind or kind_of(cls)
     sheet = Sheet()
     made = maker(kind, cls, weights)
+    if made.weights and not weights:
+        chosen = f"none are named; it takes the shape of {made.weights.name} (--weights NAME: of others)"
+        sheet.row("weights", "a checkpoint whose shape is known without a download", lambda: chosen)
     if kind in MODELS:
         full = locate(kind, target).target
         if check_options(sheet, cls, full):

@@ -43,7 +43,7 @@ def read(backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def check_backbone(maker: Maker, sheet: Sheet) -> None:
-    """States of packed, padded and single samples agree; a reply token by token agrees with them; the vocabulary grows."""
+    """States of packed, padded and single samples agree; a reply token by token agrees with them; rows can be added."""
     if not sheet.row(
         "builds", "a small instance, as the assembler builds it", lambda: type(maker(vocabulary=VOCABULARY)).__name__
     ):
@@ -84,7 +84,9 @@ def check_backbone(maker: Maker, sheet: Sheet) -> None:
             "padded", "samples padded to one length give the states they give alone", lambda: same([[ONE], [TWO]])
         )
         sheet.row("token by token", "a reply reads the states that training reads", lambda: said(part))
-        sheet.row("grow", "new rows are added, old ones stay", lambda: _grown(maker(vocabulary=VOCABULARY)))
+        sheet.row(
+            "added rows", "new ids have rows of their own, the LLM stays", lambda: _added(maker(vocabulary=VOCABULARY))
+        )
     check_module(
         sheet,
         lambda seed: maker(seed, vocabulary=VOCABULARY),
@@ -107,12 +109,22 @@ def said(part: Backbone) -> str:
     return worst
 
 
-def _grown(part: Backbone) -> str:
-    before, rows = part.embeddings.weight.detach().clone(), part.rows
-    part.grow(rows + 5)
-    need(part.rows >= rows + 5, f"{part.rows} rows in place of {rows + 5}")
-    need(torch.equal(part.embeddings.weight[:rows], before), "old rows that changed")
-    need(part.head.weight.shape[0] == part.rows, f"a head of {part.head.weight.shape[0]} rows")
-    part.grow(1)
-    need(part.rows >= rows + 5, "rows were taken away")
-    return f"{rows} to {part.rows} rows"
+def _added(part: Backbone) -> str:
+    """Two ids more than the tokenizer has: embedded and said, and nothing of the LLM is another than before."""
+    before = {n: p.detach().clone() for n, p in part.llm.named_parameters()}
+    ids, states = torch.tensor([[1, VOCABULARY - 1]]), torch.randn(3, part.width)
+    embedded, logits = part.embed(ids), part.logits(states)
+    part.add_rows(VOCABULARY, 2)
+    after = dict(part.llm.named_parameters())
+    need(
+        before.keys() == after.keys() and all(torch.equal(after[n], p) for n, p in before.items()),
+        "an LLM that changed",
+    )
+    need(part.rows >= VOCABULARY + 2, f"{part.rows} rows for {VOCABULARY + 2} ids")
+    need(torch.equal(part.embed(ids), embedded), "other embeddings of the LLM's own ids")
+    out = part.embed(torch.tensor([[VOCABULARY, VOCABULARY + 1]]))
+    need(list(out.shape) == [1, 2, part.width], f"new ids embedded as {list(out.shape)}")
+    said = part.logits(states)
+    need(said.shape[-1] == part.rows, f"logits over {said.shape[-1]} ids of {part.rows}")
+    equal(said[:, :VOCABULARY], logits[:, :VOCABULARY])
+    return f"{VOCABULARY} to {VOCABULARY + 2} ids"

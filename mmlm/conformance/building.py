@@ -27,6 +27,7 @@ _CANDIDATES = {
         "google/siglip-base-patch16-224",
         "facebook/dinov2-small",
         "openai/whisper-tiny",
+        "Salesforce/blip2-opt-2.7b",
         "timm/vit_tiny_patch16_224.augreg_in21k",
         "ViT-B-32/laion2b_s34b_b79k",
     ),
@@ -45,12 +46,15 @@ class _Fitting(Weights):
 
     __slots__ = ()
 
-    def transformers(self, cls: Any, part: str | None = None, **changes: Any) -> nn.Module:
+    def transformers(
+        self, cls: Any, part: str | None = None, *, names: Mapping[str, str] | None = None, **changes: Any
+    ) -> nn.Module:
         kind = getattr(getattr(cls, "config_class", None), "model_type", None)
-        own = self.config().get("model_type")
+        raw = self.config()
+        own = raw.get(part, raw).get("model_type") if part else raw.get("model_type")
         if kind and kind != own and not kind.startswith(f"{own}_"):
             raise _Stranger(f"{self.name} is a {own}, and {cls.__name__} is made of a {kind}")
-        return Weights.transformers(self, cls, part, **changes)
+        return Weights.transformers(self, cls, part, names=names, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ def maker(kind: str, cls: type[Any], weights: str | None = None) -> Maker:
     nested = kind == "encoders" and _needs(cls, "encoder")
     encoder = maker("encoders", component("encoders", "clip")) if nested else None
     if weights:
+        if "weights" not in inspect.signature(cls.__init__).parameters:
+            raise InputError(f"--weights {weights}: {cls.__qualname__} asks for no weights; leave them out")
         return Maker(cls, Weights(weights, load=False, tiny=True), encoder)
     if not _needs(cls, "weights"):
         return Maker(cls, None, encoder)
@@ -100,7 +106,7 @@ def maker(kind: str, cls: type[Any], weights: str | None = None) -> Maker:
         return broken
     raise InputError(
         f"{cls.__qualname__} asks for weights, and none whose shape is known without a download fits "
-        f"({one_of(_CANDIDATES.get(kind, ()))}); give `weights` that do"
+        f"({one_of(_CANDIDATES.get(kind, ()))}); name some that do with --weights"
     )
 
 

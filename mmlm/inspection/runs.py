@@ -109,10 +109,13 @@ def _sources(config: SystemConfig) -> dict[str, str]:
 
 
 def _part(name: str, adapters: str) -> str:
-    """The part id that the name of a tensor begins with: inputs.<stream>.<part>, backbone.grafts.<name>, backbone."""
+    """The part id that the name of a tensor begins with: inputs.<stream>.<part>, backbone.grafts.<name>, backbone.added,
+    backbone."""
     if ".lora_" in name:
         return adapters
     steps = name.split(".")
+    if steps[:2] == ["backbone", "added"]:
+        return "backbone.added"
     return ".".join(steps[: 3 if steps[0] == "inputs" or steps[:2] == ["backbone", "grafts"] else 1])
 
 

@@ -17,7 +17,7 @@ from mmlm.interfaces import Encoder, Features
 from mmlm.model import MultimodalModel, Stream
 from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
 from mmlm.plan.memory import BYTES, Memory, activations, logits, of_parameters, stored
-from mmlm.plan.work import Places, Work, dense, llm, matrices, on_shapes
+from mmlm.plan.work import Places, Work, dense, ends, llm, matrices, on_shapes
 from mmlm.sample import Audio, Image, Item, Modality, Video
 from mmlm.training.policy import trained
 
@@ -67,6 +67,8 @@ def _part(
 
 def _origin(config: SystemConfig, part: str) -> str:
     """The checkpoint that a part's values come from, as the config says; empty where they start at random."""
+    if part == "backbone.added":
+        return ""
     first, *rest = part.split(".")
     found: PartConfig | str = config.backbone
     if first == "inputs":
@@ -107,7 +109,8 @@ def _stage(
     places = Places(length, length - slots, sum(s.tokens for s in remembered), inputs.width(remembered))
     with _training(opened):
         before = sum((inputs.work(s) for s in streams), Work())
-        only_head = {id(backbone.head.weight)} - {id(backbone.embeddings.weight)}
+        tables, heads = ({id(p) for p in found} for found in ends(backbone))
+        only_head = heads - tables
         flows = any(id(p) not in only_head for p in opened)
         layers, head = llm(backbone, places, flows)
         memory = _parameters(config, stage, inputs.model, opened, flows, devices)
@@ -141,7 +144,7 @@ def _parameters(
     backbone = model.backbone
     frozen = {id(p): p for p in _matrices(backbone) if not p.requires_grad}
     quantize = str(config.backbone.options.get("quantize", "none"))
-    quantised = set(frozen) - {id(backbone.head.weight)} if quantize != "none" else set()
+    quantised = set(frozen) - {id(p) for p in ends(backbone)[1]} if quantize != "none" else set()
     crossed = sum(p.numel() for i, p in frozen.items() if flows and i not in quantised and p.element_size() == 4)
     weights = stored(model.parameters(), quantised, quantize)
     return of_parameters(
@@ -150,9 +153,9 @@ def _parameters(
 
 
 def _matrices(backbone: Backbone) -> list[nn.Parameter]:
-    """The weights that a forward multiplies with: all matrices but the table of embeddings."""
-    table = id(backbone.embeddings.weight)
-    return [p for p in backbone.parameters() if p.ndim == 2 and id(p) != table]
+    """The weights that a forward multiplies with: all matrices but the tables of embeddings."""
+    tables = {id(p) for p in ends(backbone)[0]}
+    return [p for p in backbone.parameters() if p.ndim == 2 and id(p) not in tables]
 
 
 @contextmanager

@@ -165,6 +165,16 @@ class Places:
     memory_width: int = 0
 
 
+def ends(backbone: Backbone) -> tuple[list[Tensor], list[Tensor]]:
+    """The tables that ids are looked up in, and those that states are multiplied with to become logits: the LLM's own, and
+    the rows added to them. One that serves as both is in both."""
+    tables, heads = [backbone.embeddings.weight], [backbone.head.weight]
+    if (added := backbone.added) is not None:
+        tables.append(added.embedding)
+        heads.append(added.embedding if added.head is None else added.head)
+    return tables, heads
+
+
 def llm(backbone: Backbone, places: Places, flows: bool) -> tuple[Work, Work]:
     """The layers of an LLM with its grafts, and its head, on one sample. `flows`: a gradient goes through the layers.
 
@@ -175,7 +185,8 @@ def llm(backbone: Backbone, places: Places, flows: bool) -> tuple[Work, Work]:
     width = backbone.heads * int(
         getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or backbone.width // backbone.heads
     )
-    ends = [backbone.head.weight, backbone.embeddings.weight]
+    tables, heads = ends(backbone)
+    both = [*tables, *heads]
 
     def joins(name: str) -> bool:
         return any(isinstance(g, Graft) and g.owns(name) for g in backbone.grafts.values())
@@ -187,18 +198,17 @@ def llm(backbone: Backbone, places: Places, flows: bool) -> tuple[Work, Work]:
             crossing = "EncDecAttention.k." in name or "EncDecAttention.v." in name
             return given if name.startswith("encoder.") or crossing else learnt
 
-        layers = dense(matrices(backbone.llm, rows, ends, joins), flows)
+        layers = dense(matrices(backbone.llm, rows, both, joins), flows)
         for queries, keys, n in ((given, given, backbone.layers), (learnt, learnt, depth), (learnt, given, depth)):
             layers += attention(queries, keys, width, n, flows)
     else:
-        layers = dense(matrices(backbone.llm, lambda _: places.all, ends, joins), flows)
+        layers = dense(matrices(backbone.llm, lambda _: places.all, both, joins), flows)
         layers += attention(places.all, places.all, width, backbone.layers, flows)
     for graft in backbone.grafts.values():
         found = matrices(graft, lambda _: places.all, [])
         layers += dense([_placed(m, backbone.width, places) for m in found], flows)
-    weight = backbone.head.weight
-    head = Matrix(weight.shape[0], weight.shape[1], places.text, weight.requires_grad)
-    return layers, Work(head.forward, head.forward * (flows + head.trained))
+    read = [Matrix(p.shape[0], p.shape[1], places.text, p.requires_grad) for p in heads]
+    return layers, Work(sum(m.forward for m in read), sum(m.forward * (flows + m.trained) for m in read))
 
 
 def _placed(m: Matrix, width: int, places: Places) -> Matrix:

@@ -268,3 +268,15 @@ def test_memory_laid_out_for_other_positions_is_refused() -> None:
     graft.remember(memory())
     with pytest.raises(InputError, match=r"segments are for \(2, 7\) queries"):
         host(x[:, :4], keys[:, :4])
+
+
+def test_gates_start_where_the_config_says() -> None:
+    """At 0 the LLM starts as it is; opened, what is remembered is heard from the first step on."""
+    keys, x = torch.ones(1, 3, dtype=torch.int64), torch.randn(1, 3, WIDTH)
+    memory = Memory(torch.randn(1, 2, MEMORY), torch.ones(1, 2, dtype=torch.int64), keys)
+    plain = Host()(x, keys)
+    for gate, same in ((0.0, True), (0.5, False)):
+        host, graft = grafted(open_gates=False, gate=gate)
+        assert {float(p.detach()) for n, p in graft.named_parameters() if n.endswith("_gate")} == {gate}
+        graft.remember(memory)
+        assert torch.equal(host(x, keys), plain) == same

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import mmlm.blocks.loss as room
 from mmlm.batch import IGNORE
-from mmlm.blocks.loss import linear_cross_entropy
+from mmlm.blocks.loss import Rows, linear_cross_entropy
 from mmlm.errors import InputError
 
 
@@ -126,6 +126,37 @@ def test_logits_of_all_tokens_never_stand_in_memory() -> None:
         with Watch(), warnings.catch_warnings():
             linear_cross_entropy(states, weight, targets, softcap=softcap, chunk=20).backward()
         assert largest[0] <= 20 * 300, f"a tensor of {largest[0]} elements"
+
+
+@pytest.mark.parametrize("how", [{}, {"scale": 0.3}, {"softcap": 1.7}])
+@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("first", [101, 90, 99, 0], ids=["behind", "inside", "across", "from the first"])
+def test_rows_in_a_table_of_their_own_are_as_rows_of_the_head(
+    first: int, bias: bool, chunk: int | None, how: dict[str, float]
+) -> None:
+    parts, targets = given(bias=bias)
+    own = [torch.randn(4, 11, requires_grad=True)] + ([torch.randn(4, requires_grad=True)] if bias else [])
+    targets[1:5] = torch.arange(first, first + 4)
+    tables = [torch.cat([t[:first], r, t[first + 4 :]]) for t, r in zip(parts[1:], own, strict=True)]
+    out = ours(parts, targets, chunk=chunk, added=Rows(first, *own), **how)
+    expected = plain([parts[0], *tables], targets, **how)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-6)
+    found = torch.autograd.grad(2.5 * out, [*parts, *own])
+    for a, b in zip(found, torch.autograd.grad(2.5 * expected, [*parts, *own]), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_added_rows_alone_can_learn() -> None:
+    """No gradient of the frozen head is made, and no copy of it."""
+    parts, targets = given(bias=False)
+    states, weight = (p.detach() for p in parts)
+    rows = torch.randn(4, 11, requires_grad=True)
+    ours([states, weight], targets, added=Rows(101, rows)).backward()
+    assert rows.grad is not None and bool(rows.grad.any())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ours([states, weight], targets, added=Rows(101, rows))
+    torch.testing.assert_close(out, plain([states, torch.cat([weight, rows])], targets), rtol=1e-2, atol=0)
 
 
 def test_shapes_that_do_not_go_together_are_refused() -> None:

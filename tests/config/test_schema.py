@@ -53,7 +53,8 @@ def test_the_typical_config(typical: Path) -> None:
 def test_part_ids(plain: dict[str, Any]) -> None:
     assert part_ids(plain) == [
         "inputs.image.encoder", "inputs.image.aligner", "inputs.video.encoder", "inputs.video.aligner",
-        "inputs.patches.aligner", "backbone", "backbone.embeddings", "backbone.head", "backbone.grafts.gates", "backbone.grafts.lora",
+        "inputs.patches.aligner", "backbone", "backbone.embeddings", "backbone.head", "backbone.added", "backbone.grafts.gates",
+        "backbone.grafts.lora",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,33 @@ def test_a_written_config_is_the_same_config(typical: Path, tmp_path: Path) -> N
     file.write_text(dump(config), encoding="utf-8")
     assert load(file) == config
     assert dump(load(file)) == dump(config)
+
+
+def test_weights_beside_the_file_stay_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`./` means the folder of the file that says it, wherever the program was started, also through `base`."""
+    home, other = tmp_path / "run", tmp_path / "other"
+    for folder in (home, other):
+        folder.mkdir()
+    text = "name: x\nbackbone: {type: causal, weights: ./parts/backbone}\n"
+    (home / "config.yaml").write_text(text, encoding="utf-8")
+    (other / "config.yaml").write_text("base: ../run/config.yaml\nname: y\n", encoding="utf-8")
+    there = str(home / "parts" / "backbone")
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        home / "config.yaml",
+        Path("run/config.yaml"),
+        Path("other/../run/config.yaml"),
+        other / "config.yaml",
+    ):
+        assert load(name).backbone.weights == there
+    config = load(home / "config.yaml")
+    assert "weights: ./parts/backbone" in dump(config, home) and "weights: ./parts/backbone" in dump(
+        config, Path("run")
+    )
+    assert f"weights: {there}" in dump(config) and f"weights: {there}" in dump(config, other)
+    assert load(home / "config.yaml", ["backbone.weights=./here"]).backbone.weights == "./here"
+    home.rename(tmp_path / "moved")
+    assert load(Path("moved/config.yaml")).backbone.weights == str(tmp_path / "moved" / "parts" / "backbone")
 
 
 def test_every_default_is_written(typical: Path) -> None:

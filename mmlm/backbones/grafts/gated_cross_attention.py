@@ -20,17 +20,17 @@ from mmlm.interfaces import Graft
 
 
 class Block(nn.Module):
-    """x + tanh(a) attention(norm(x), memory), then + tanh(b) mlp(norm(x)); both gates start at 0, so it starts as x.
+    """x + tanh(a) attention(norm(x), memory), then + tanh(b) mlp(norm(x)). Where both gates start at 0, it starts as x.
 
     A position that sees no memory gets nothing from the attention, and still goes through the MLP, as in OpenFlamingo and
     IDEFICS. So text without any media does too: what a sample gives must not depend on what else is in the batch.
     """
 
-    def __init__(self, width: int, attention: MultiHead, ffn: nn.Module, kind: Norm, eps: float) -> None:
+    def __init__(self, width: int, attention: MultiHead, ffn: nn.Module, kind: Norm, eps: float, gate: float) -> None:
         super().__init__()
         self.norm, self.ffn_norm = norm(kind, width, eps), norm(kind, width, eps)
         self.attention, self.ffn = attention, ffn
-        self.attention_gate, self.ffn_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.attention_gate, self.ffn_gate = nn.Parameter(torch.full((1,), gate)), nn.Parameter(torch.full((1,), gate))
 
     def forward(
         self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "B M C"] | None, seen: Segments | None
@@ -62,6 +62,7 @@ class GatedCrossAttention(Graft):
         head_width: int | None = None,
         ffn: int | None = None,
         qk_norm: bool | None = None,
+        gate: float = 0.0,
     ) -> None:
         """
         every: distance from one block to the next, in layers of the LLM.
@@ -72,6 +73,8 @@ class GatedCrossAttention(Graft):
         head_width: in place of the style's.
         ffn: inner width of the MLP over the LLM's width, in place of the style's.
         qk_norm: whether queries and keys are normalised, in place of the style's.
+        gate: where both gates of every block start. At 0, as published, the LLM starts as it is, and the gates take some
+            thousand steps to open; a short training on little data starts with them open (IDEFICS's alpha_initializer).
 
         Raises InputError where no layer gets a block, or no stream feeds memory.
         """
@@ -98,8 +101,8 @@ class GatedCrossAttention(Graft):
                 width, memory_width, heads=heads, head_width=head_width, qk_norm=kind if normed else None, eps=eps
             )
             if flamingo:
-                return Block(width, looks, MLP(width, (ffn or 4) * width, bias=False), kind, eps)
-            return Block(width, looks, GatedMLP(width, ffn * width if ffn else backbone.intermediate), kind, eps)
+                return Block(width, looks, MLP(width, (ffn or 4) * width, bias=False), kind, eps, gate)
+            return Block(width, looks, GatedMLP(width, ffn * width if ffn else backbone.intermediate), kind, eps, gate)
 
         self.blocks = nn.ModuleDict({str(i): block() for i in places})
         self._memory: Memory | None = None
