@@ -65,11 +65,14 @@ def locate(kind: str, name: str) -> Entry:
 def component(kind: str, name: str) -> type[Any]:
     """The class behind `name`. Raises InputError where the module or the class does not exist."""
     entry = locate(kind, name)
+    what = f"{kind.removesuffix('s')} {name!r}"
     module, _, attribute = entry.target.partition(":")
+    if not (module and attribute) or module.startswith("."):
+        raise InputError(f"{what}: expected module:Class, got {entry.target!r} (from {entry.source})")
     try:
         found = import_module(module)
     except ImportError as e:
-        raise InputError(f"{kind.removesuffix('s')} {name!r} ({entry.target}) cannot be imported: {e}") from e
+        raise InputError(f"{what} ({entry.target}) cannot be imported: {e}") from e
     if not isinstance(cls := getattr(found, attribute, None), type):
-        raise InputError(f"{kind.removesuffix('s')} {name!r}: {module} has no class {attribute!r}")
+        raise InputError(f"{what}: {module} has no class {attribute!r}")
     return cls

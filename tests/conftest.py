@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import shapes
+
+shapes.install()  # before any test, and so before any module of mmlm, is imported
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmlm.cli import main
 from mmlm.conformance import check
 from mmlm.errors import InputError
 
@@ -174,6 +175,29 @@ def test_the_kind_is_told_by_base_or_shape(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_no_part_is_an_input_error(kind: str | None, target: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(kind, target)
+
+
+def test_a_part_that_asks_for_weights_is_told_which_it_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    text = ENCODER.replace("(self, *, side", "(self, weights: Weights, *, side")
+    text = text.replace("super().__init__()", 'super().__init__(); self.own = weights.config()["my_side"]')
+    target = written(tmp_path, "weighted", "from mmlm.weights import Weights\n" + text)
+    assert main(["check-part", target]) == 2
+    said = capsys.readouterr().out
+    assert "none are named; it takes the shape of openai/clip-vit-base-patch32 (--weights NAME: of others)" in said
+    assert "FAILED  builds" in said and "my_side" in said
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text('{"my_side": 3}', encoding="utf-8")
+    assert main(["check-part", target, "--weights", str(tmp_path / "mine")]) == 0
+    assert "none are named" not in capsys.readouterr().out
+
+
+def test_weights_for_a_part_without_any_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="--weights x/y: Part asks for no weights; leave them out"):
+        check(None, written(tmp_path, "weightless", ENCODER), "x/y")
 
 
 def test_weights_can_be_named() -> None:

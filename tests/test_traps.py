@@ -15,13 +15,13 @@ from training.test_loop import data, ends
 import mmlm
 from mmlm.assemble import Assembly, assemble
 from mmlm.config import load
+from mmlm.data.opening import open_reader
 from mmlm.errors import InputError
 from mmlm.model import Stream
 from mmlm.registry import component, locate
 from mmlm.reply import Decoding, reply
 from mmlm.sample import Image, Sample, Turn
 from mmlm.training import train
-from mmlm.training.data import open_reader
 from mmlm.training.run import load_run
 
 

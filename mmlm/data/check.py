@@ -5,16 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from mmlm.config import DataConfig, StageConfig, SystemConfig
+from mmlm.data.opening import open_reader
 from mmlm.data.report import Report, Row
 from mmlm.errors import InputError
 from mmlm.media import load_audio, load_image, load_video
-from mmlm.registry import component
 from mmlm.sample import Audio, Image, Item, Sample
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ def _set(data: DataConfig, stage: StageConfig, use: str, measure: Measure | None
     values: dict[str, str | int | float | None] = {"stage": stage.name, "use": use, "data": data.path}
     values["reader"] = data.reader
     try:
-        reader = component("readers", data.reader)(Path(data.path).expanduser(), **data.options)
-        if not len(reader):
-            raise InputError(f"{data.path}: holds no record")
+        reader = open_reader(data)
     except InputError as e:
         return Row({**values, "records": 0, "ok": 0, "bad": 0, "items": 0, "learnt": None, "too long": None}, (str(e),))
     looks = list(_looks(reader, lambda i: _look(reader, i, stage, measure, seen), data.path))

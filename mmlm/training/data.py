@@ -2,27 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmlm.batch import IGNORE, Batch
-from mmlm.config import DataConfig, StageConfig
+from mmlm.config import StageConfig
 from mmlm.errors import InputError
 from mmlm.interfaces import Reader
 from mmlm.processor import Example, Processor
-from mmlm.registry import component
 from mmlm.templates import Template
 from mmlm.training.order import Mixture, pack
-
-
-def open_reader(data: DataConfig) -> Reader:
-    """The reader of one data entry; an empty data set is an InputError."""
-    reader: Reader = component("readers", data.reader)(Path(data.path).expanduser(), **data.options)
-    if not len(reader):
-        raise InputError(f"{data.path}: the data set is empty (reader {data.reader!r} found no record)")
-    return reader
 
 
 @dataclass(frozen=True, slots=True)

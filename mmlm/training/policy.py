@@ -1,7 +1,7 @@
 """What a stage trains: part -> frozen / full / LoRA with its own learning rate, applied as said and then verified."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,23 +13,27 @@ from mmlm.model import MultimodalModel
 
 Named = list[tuple[str, nn.Parameter]]
 
-# A stage that says "backbone" means the LLM whole: its embedding and its head too, but never its grafts.
-_LLM = ("backbone", "backbone.embeddings", "backbone.head")
+# A stage that says "backbone" means the LLM whole: its embedding, its head and rows added to them too, but never its grafts.
+_LLM = ("backbone", "backbone.embeddings", "backbone.head", "backbone.added")
+
+
+def named(parts: Mapping[str, Named], part: str) -> list[str]:
+    """The names of the parameters that a part id means; a dotted path below a part ("inputs.image.aligner.projection",
+    "backbone.added.embedding") is a part id too."""
+    if part == "backbone":
+        return [n for p in _LLM for n, _ in parts.get(p, ())]
+    if part in parts:
+        return [n for n, _ in parts[part]]
+    return [n for found in parts.values() for n, _ in found if n == part or n.startswith(part + ".")]
 
 
 def trained(model: MultimodalModel, stage: StageConfig) -> dict[str, Named]:
     """The parameters that `stage` trains, by the part id that says so. A more specific id takes its parameters away from a
-    wider one; a dotted path below a part ("inputs.image.aligner.projection") is a part id too."""
+    wider one."""
     parts = model.parts()
     claimed: dict[str, str] = {}
     for part in sorted(stage.train, key=len):
-        if part == "backbone":
-            names = [n for p in _LLM for n, _ in parts.get(p, ())]
-        elif part in parts:
-            names = [n for n, _ in parts[part]]
-        else:
-            names = [n for found in parts.values() for n, _ in found if n.startswith(part + ".")]
-        if not names:
+        if not (names := named(parts, part)):
             raise InputError(
                 f"stage {stage.name!r} trains {part!r}, but nothing in the model has that name; its parts are {', '.join(parts)}"
             )
@@ -48,11 +52,11 @@ def apply(model: MultimodalModel, stage: StageConfig) -> list[dict[str, Any]]:
     """
     model.requires_grad_(False)
     groups = []
-    for part, named in trained(model, stage).items():
+    for part, found in trained(model, stage).items():
         how = stage.train[part]
         decay = stage.weight_decay if how.weight_decay is None else how.weight_decay
         for matrices in (True, False):
-            chosen = [(n, p) for n, p in named if (p.ndim >= 2) == matrices]
+            chosen = [(n, p) for n, p in found if (p.ndim >= 2) == matrices]
             for name, parameter in chosen:
                 if not parameter.is_floating_point():
                     raise InputError(
@@ -100,13 +104,13 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 def frozen(model: MultimodalModel) -> dict[str, str]:
-    """A hash per part of what is frozen in it, running statistics included."""
+    """A hash per part of what is frozen in it, and another of its running statistics where nothing in it is trained."""
     out = {}
     buffers = dict(model.named_buffers())
-    for part, named in model.parts().items():
-        kept: list[tuple[str, torch.Tensor]] = [(n, p) for n, p in named if not p.requires_grad]
-        if kept and len(kept) == len(named):
-            kept += [(n, b) for n, b in buffers.items() if n.startswith(part + ".") and not n.startswith("backbone")]
-        if kept:
+    for part, found in model.parts().items():
+        if kept := [(n, p) for n, p in found if not p.requires_grad]:
             out[part] = fingerprint(kept)
+        own = [(n, b) for n, b in buffers.items() if n.startswith(part + ".") and not n.startswith("backbone")]
+        if own and kept and len(kept) == len(found):
+            out[f"{part} (buffers)"] = fingerprint(own)
     return out

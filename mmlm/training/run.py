@@ -41,7 +41,7 @@ def open_run(out: Path, config: SystemConfig) -> Iterator[None]:
             _same(load(written), config, out)
         else:
             draft = out / ".config.yaml"
-            draft.write_text(dump(config), encoding="utf-8")
+            draft.write_text(dump(config, out), encoding="utf-8")
             draft.rename(written)
         yield
 
@@ -65,11 +65,10 @@ def _same(old: SystemConfig, new: SystemConfig, out: Path) -> None:
 
 def carried(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str]) -> dict[str, Tensor]:
     """What a checkpoint holds: every tensor but those of parts that come from `weights` and that no stage has trained."""
-    lent = {
-        n for p, found in model.parts().items() if _lender(p, borrowed) and not _touched(p, trained) for n, _ in found
-    }
-    lent_modules = [f"{p}." if p != "backbone" else "backbone.llm." for p in borrowed if not _touched(p, trained)]
-    tensors: dict[str, Tensor] = {n: p.detach() for n, p in model.named_parameters() if n not in lent}
+    untouched = {n for found in _lent(model, borrowed, trained).values() for n, _ in found}
+    touched = _touched(model, trained)
+    lent_modules = [f"{p}." if p != "backbone" else "backbone.llm." for p in borrowed if p not in touched]
+    tensors: dict[str, Tensor] = {n: p.detach() for n, p in model.named_parameters() if n not in untouched}
     for name, buffer in _buffers(model).items():
         if not any(name.startswith(m) for m in lent_modules):
             tensors[name] = buffer
@@ -77,7 +76,8 @@ def carried(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[st
 
 
 def _lender(part: str, borrowed: Mapping[str, str]) -> str | None:
-    """The borrowed part that `part` belongs to: the LLM's embedding and head are lent with the LLM."""
+    """The borrowed part that `part` belongs to: the LLM's embedding and head are lent with the LLM; rows that were added to
+    them are the run's own."""
     return (
         part
         if part in borrowed
@@ -85,11 +85,17 @@ def _lender(part: str, borrowed: Mapping[str, str]) -> str | None:
     )
 
 
-def _touched(part: str, trained: set[str]) -> bool:
-    return any(
-        t == part or t.startswith(part + ".") or (t == "backbone" and _lender(part, {"backbone": ""}) == "backbone")
-        for t in trained
-    )
+def _touched(model: MultimodalModel, trained: set[str]) -> set[str]:
+    """The parts that hold a parameter which one of the ids `trained` means."""
+    parts = model.parts()
+    names = {n for t in trained for n in policy.named(parts, t)}
+    return {p for p, found in parts.items() if any(n in names for n, _ in found)}
+
+
+def _lent(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str]) -> dict[str, policy.Named]:
+    """The parts that come from `weights` and that no stage has trained."""
+    touched = _touched(model, trained)
+    return {p: found for p, found in model.parts().items() if _lender(p, borrowed) and p not in touched}
 
 
 def _buffers(model: MultimodalModel) -> dict[str, Tensor]:
@@ -99,13 +105,13 @@ def _buffers(model: MultimodalModel) -> dict[str, Tensor]:
     return {n: buffers[n] for n in model.state_dict(keep_vars=True) if n in buffers and n not in parameters}
 
 
-def lent(model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str]) -> dict[str, str]:
-    """A hash of each part that the checkpoint does not hold, so that another base is refused when it is loaded."""
-    return {
-        p: policy.fingerprint(found)
-        for p, found in model.parts().items()
-        if _lender(p, borrowed) and not _touched(p, trained)
-    }
+def lent(
+    model: MultimodalModel, borrowed: Mapping[str, str], trained: set[str], known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """A hash of each part that the checkpoint does not hold, so that another base is refused when it is loaded. `known`
+    are hashes of `policy.frozen`, taken over as they are: reading a 7B LLM once more takes as long as the first time."""
+    made = known or {}
+    return {p: made.get(p) or policy.fingerprint(found) for p, found in _lent(model, borrowed, trained).items()}
 
 
 def whole(borrowed: Mapping[str, str], trained: set[str]) -> set[str]:
@@ -140,7 +146,9 @@ def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: 
     state = found.state
     vocabulary = vocabulary_of(config, run / "vocabulary") if (run / "vocabulary").is_dir() else None
     trained = set(state["trained"])
-    assembly = assemble(config, device=device, vocabulary=vocabulary, held=set(state["whole"]))
+    # An aligner's values are always the run's own; where its `weights` are a folder here, its config lies there too.
+    started = {f"inputs.{n}.aligner" for n, s in config.inputs.items() if Path(s.aligner.weights or "-").is_dir()}
+    assembly = assemble(config, device=device, vocabulary=vocabulary, held=set(state["whole"]) | started)
     model = assembly.model
     wanted = set(carried(model, assembly.borrowed, trained))
     checkpoint.load_into(model, found.tensors("weights"), wanted, found.path / "weights.safetensors")
@@ -152,7 +160,7 @@ def load_checkpoint(run: Path, config: SystemConfig, found: Checkpoint, device: 
                 f"{found.path}: the run was trained on other values of {part} than {source} holds now (hash {got}, the "
                 f"run says {expected}); give the weights that it was trained on"
             )
-    name = hashlib.sha256(json.dumps([read_hash(found), dump(config)]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([read_hash(found), dump(config, run)]).encode()).hexdigest()[:16]
     return replace(assembly, fingerprint=name)
 
 

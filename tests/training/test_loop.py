@@ -3,19 +3,22 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from systems import CLIP, KINDS, pictures, tiny
 
+from mmlm.assemble import assemble
 from mmlm.config import SystemConfig, load
 from mmlm.errors import InputError
 from mmlm.reply import Decoding, reply
 from mmlm.sample import Image, Sample, Turn
-from mmlm.training import loop, train
+from mmlm.training import loop, policy, train
 from mmlm.training.checkpoint import newest
-from mmlm.training.run import load_run
+from mmlm.training.run import lent, load_run
 
 ANSWERS = ("a cat", "a dog on a mat", "nothing", "two birds", "the sea", "rain", "an old tree")
 
@@ -129,6 +132,34 @@ def test_validation_disturbs_nothing(tmp_path: Path) -> None:
     assert len([line for line in lines if "validation_loss" in line]) == 4
 
 
+def test_a_stages_start_reads_what_is_frozen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven billion parameters take a while to hash, so the lent parts' hashes are those of the frozen parts."""
+    hashed: list[str] = []
+    real = policy.fingerprint
+
+    def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+        pairs = list(tensors)
+        hashed.extend(n for n, _ in pairs)
+        return real(pairs)
+
+    def step(self: loop.StageRun, n: int, share: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy, "fingerprint", fingerprint)
+    monkeypatch.setattr(loop.StageRun, "_step", step)
+    config = tiny("lora", tmp_path, data=data(tmp_path))
+    assembly = replace(assemble(config), borrowed={"backbone": "a", "inputs.image.encoder": "b"})
+    monkeypatch.setattr(loop, "assemble", lambda config, device: assembly)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    assert any(n.startswith("backbone.llm.") for n in hashed)
+    assert len(hashed) == len(set(hashed))
+    trained = set(config.stages[0].train)
+    known = lent(assembly.model, assembly.borrowed, trained, policy.frozen(assembly.model))
+    assert known == lent(assembly.model, assembly.borrowed, trained)
+    assert {"backbone", "backbone.embeddings", "inputs.image.encoder"} <= known.keys()
+
+
 def test_frozen_parts_do_not_move_and_trained_ones_do(tmp_path: Path) -> None:
     config = tiny("mlp", tmp_path, data=data(tmp_path))
     train(config, tmp_path / "run", "align")
@@ -217,9 +248,3 @@ def test_two_processes_cannot_train_into_one_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is in use by another process"):
         train(config, tmp_path / "run")
     os.close(handle)
-
-
-@pytest.mark.parametrize("step, factor", [(0, 0.1), (9, 1.0), (10, 1.0), (55, 0.55), (99, 0.1002741)])
-def test_schedule(step: int, factor: float) -> None:
-    stage = load("llava-1.5-7b").stages[0].model_copy(update={"warmup": 10.0, "floor": 0.1})
-    assert loop.schedule(stage, step, 100) == pytest.approx(factor, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from systems import KINDS, tiny
@@ -9,6 +10,7 @@ from systems import KINDS, tiny
 from mmlm.assemble import assemble
 from mmlm.config import StageConfig
 from mmlm.errors import InputError
+from mmlm.sample import Image, Sample, Turn
 from mmlm.training import policy
 
 
@@ -37,6 +39,47 @@ def test_a_wider_part_leaves_a_more_specific_one_its_own_rate(tmp_path: Path) ->
     assert [n for n, _ in found["backbone.llm.model.norm"]] == ["backbone.llm.model.norm.weight"]
     rest = [n for n, _ in found["backbone"]]
     assert rest and not any("lora_" in n or "embed_tokens" in n or n.endswith("model.norm.weight") for n in rest)
+
+
+def test_added_rows_are_a_part_of_their_own(tmp_path: Path) -> None:
+    """The LLM whole has them, its embedding alone does not; a table of theirs is a part too."""
+    model = assemble(tiny("memory", tmp_path, "backbone.weights=huggyllama/llama-7b")).model
+    embedding, head = "backbone.added.embedding", "backbone.added.head"
+
+    def of(**train: dict[str, float]) -> set[str]:
+        return {n for named in policy.trained(model, stage(**train)).values() for n, _ in named}
+
+    assert of(backbone__added={"lr": 1.0}) == {embedding, head}
+    assert of(backbone__added__embedding={"lr": 1.0}) == {embedding}
+    assert {embedding, head} <= of(backbone={"lr": 1.0})
+    assert of(backbone__embeddings={"lr": 1.0}) == {"backbone.llm.model.embed_tokens.weight"}
+    assert of(backbone__head={"lr": 1.0}) == {"backbone.llm.lm_head.weight"}
+    split = policy.trained(model, stage(backbone={"lr": 1.0}, backbone__added__embedding={"lr": 2.0}))
+    assert [n for n, _ in split["backbone.added.embedding"]] == [embedding]
+    assert head in [n for n, _ in split["backbone"]]
+
+
+def test_no_rows_no_part(tmp_path: Path) -> None:
+    model = assemble(tiny("mlp", tmp_path)).model
+    assert "backbone.added" not in model.parts()
+    with pytest.raises(InputError, match=r"trains 'backbone.added', but nothing in the model has that name"):
+        policy.trained(model, stage(backbone__added={"lr": 1.0}))
+
+
+@pytest.mark.parametrize("part", ["backbone__added", "backbone__added__embedding"])
+def test_the_check_of_gradients_holds_without_an_added_token(part: str, tmp_path: Path) -> None:
+    """Two steps, of text alone and with a picture, whose marker is the added token."""
+    assembly = assemble(tiny("memory", tmp_path, "backbone.weights=huggyllama/llama-7b"))
+    policy.apply(assembly.model, stage(**{part: {"lr": 1.0}}))
+    picture = Image(np.zeros((9, 12, 3), np.uint8))
+    for given, reached in ((("Say yes.",), False), ((picture, "Say yes."), True)):
+        assembly.model.zero_grad()
+        sample = Sample((Turn("user", given), Turn("assistant", ("yes",))))
+        batch = assembly.processor.collate([[assembly.processor(sample)]])
+        assembly.model(batch).total["text"].backward()
+        policy.verify(assembly.model, "s")
+        grad = assembly.model.get_parameter("backbone.added.embedding").grad
+        assert grad is not None and bool(grad.any()) == reached
 
 
 def test_groups_hold_rates_and_spare_vectors_the_decay(tmp_path: Path) -> None:
