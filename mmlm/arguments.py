@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    add = _adder(commands, "list", "name what there is: systems, encoders, aligners, backbones, grafts, ...")
+    add = _adder(commands, "list", "name what there is: systems, encoders, aligners, ..., tasks, metrics")
     add("kind", nargs="?", metavar="KIND", help="only this kind")
 
     _config(_adder(commands, "plan", "parts, parameters, tokens, memory and FLOPs of a config; no download"))
@@ -40,10 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--stage", metavar="NAME", help="only this stage")
 
     _evaluation(_adder(commands, "eval", "put the questions of a task to a run and score its answers"))
+    _comparing(
+        _adder(commands, "compare", "the difference of two runs on the same questions, from their recorded answers")
+    )
     _talking(commands)
 
     add = _adder(commands, "inspect", "what a run, a checkpoint or a weights folder holds")
     add("run_folder", type=Path, metavar="RUN")
+
+    add = _adder(commands, "import", "make a run of a Hugging Face folder")
+    add("folder", type=Path, metavar="FOLDER", help="config.json, .safetensors files, tokenizer and processor")
+    add("out", type=Path, metavar="RUN", help="folder of the run, which must be new")
 
     _data(
         commands.add_parser(
@@ -54,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add = _adder(commands, "check-part", "hold a part of your own against its contract")
     add("target", metavar="module:Class")
     add("--kind", help="encoders, aligners, ...; found out where it is not given")
+    add("--weights", metavar="NAME", help="whose shape it takes, if it asks for weights: a folder, or a known hub name")
 
     add = _adder(commands, "quickstart", "from nothing to a small trained model, in one command")
     add("--config", default="llava", choices=("llava", "blip2", "flamingo"), help="which system (default: %(default)s)")
@@ -108,6 +116,18 @@ def _evaluation(add: Add) -> None:
     add("--rescore", action="store_true", help="score the answers of an earlier evaluation again, without a model")
 
 
+def _comparing(add: Add) -> None:
+    add("first", type=Path, metavar="RUN_A", help="a run, or a folder that `mmlm eval` wrote")
+    add("second", type=Path, metavar="RUN_B", help="another")
+    add("--task", help="the task that both were evaluated on; needed where a run holds several")
+    add(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="the questions, as `mmlm eval` had them; needed where there are several",
+    )
+
+
 def _talking(commands: Any) -> None:
     reply = _adder(commands, "reply", "one reply of a run", table=False)
     chat = _adder(commands, "chat", "talk to a run in the terminal", table=False)
@@ -140,6 +160,27 @@ def _data(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="DIR")
     add("--count", type=_positive, default=600, metavar="N", help="how many scenes (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="which scenes (default: %(default)s)")
+    _making_sure(commands)
+
+
+def _making_sure(commands: Any) -> None:
+    naming = 'reader:path, task:path, "{reader: NAME, path: PATH, option: ...}", or a config'
+    add = _adder(commands, "data overlap", "find the pictures and texts of one set in another")
+    add("train", metavar="TRAIN", help=f"{naming} (its training data)")
+    add("evaluation", metavar="EVAL", help=f"{naming} (its validation data)")
+    add("--out", type=Path, metavar="FILE", help="list every record that stands in both, as JSON Lines")
+    add("--ngram", type=_positive, default=13, metavar="N", help="words of a phrase (default: %(default)s)")
+    add("--workers", type=_count, default=0, metavar="N", help="processes that decode pictures (default: this one)")
+    add = _adder(commands, "data presence", "make yes-or-no questions about what captioned pictures show, as POPE does")
+    add("captions", metavar="CAPTIONS", help=f"{naming} (its training data)")
+    add("out", type=Path, metavar="DIR", help="where the questions and their pictures go")
+    add(
+        "--words", type=Path, metavar="FILE", help="the things, a line each: name, synonym, ...; else nouns of captions"
+    )
+    add("--limit", type=_positive, default=500, metavar="N", help="how many pictures (default: %(default)s)")
+    add("--each", type=_positive, default=3, metavar="N", help="things asked about each picture (default: %(default)s)")
+    add("--least", type=_positive, default=5, metavar="N", help="pictures that a noun stands in (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="which pictures and things (default: %(default)s)")
 
 
 def _configs(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +195,12 @@ def _configs(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
     return int(text)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmlm.sample import Sample
 
 Arguments = argparse.Namespace
-SYSTEMS = "systems"
+SYSTEMS, METRICS = "systems", "metrics"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _list(arguments: Arguments) -> None:
     from mmlm import registry
 
-    kinds = (SYSTEMS, *registry.KINDS)
+    kinds = (SYSTEMS, *registry.KINDS, METRICS)
     if arguments.kind not in (None, *kinds):
         from mmlm.config.problems import hint
 
@@ -77,19 +77,28 @@ def _list(arguments: Arguments) -> None:
 
     def table() -> str:
         header = ("kind", "name", "target", "from")
-        rows = [(k, e["name"], e["target"], e["source"]) for k, entries in found.items() for e in entries]
+        rows = [
+            (k, e["name"], said, e["source"])
+            for k, entries in found.items()
+            for e in entries
+            for said in e.get("versions", [e.get("target")])
+        ]
         own = "A class of your own works too: write module:Class in place of a name."
-        return _table(header, rows) + (f"\n\n{own}" if arguments.kind != SYSTEMS else "")
+        return _table(header, rows) + ("" if arguments.kind in (SYSTEMS, METRICS) else f"\n\n{own}")
 
     _print(arguments, lambda: found, table)
 
 
-def _entries(kind: str) -> list[dict[str, str]]:
-    """Name, target and source of everything of a kind."""
+def _entries(kind: str) -> list[dict[str, Any]]:
+    """Name, target and source of everything of a kind; of a metric, in place of a target, the versions that results carry."""
     if kind == SYSTEMS:
         from mmlm.config import shipped
 
         return [{"name": n, "target": f"{p.parent.name}/{p.name}", "source": "mmlm"} for n, p in shipped().items()]
+    if kind == METRICS:
+        from mmlm.evaluation import metrics
+
+        return [{"name": n, "versions": list(v), "source": "mmlm"} for n, v in metrics.METRICS.items()]
     from mmlm import registry
 
     return [{"name": e.name, "target": e.target, "source": e.source} for e in registry.entries(kind).values()]
@@ -127,6 +136,12 @@ def _eval(arguments: Arguments) -> None:
     _show(arguments, result)
 
 
+def _compare(arguments: Arguments) -> None:
+    from mmlm.evaluation import compare
+
+    _show(arguments, compare(arguments.first, arguments.second, arguments.task, arguments.data))
+
+
 def _reply(arguments: Arguments) -> None:
     from mmlm import talk
 
@@ -144,6 +159,12 @@ def _inspect(arguments: Arguments) -> None:
     from mmlm.inspection import inspect
 
     _show(arguments, inspect(arguments.run_folder))
+
+
+def _import(arguments: Arguments) -> None:
+    from mmlm.interop import import_folder
+
+    _show(arguments, import_folder(arguments.folder, arguments.out))
 
 
 def _data_check(arguments: Arguments) -> None:
@@ -174,10 +195,24 @@ def _data_scenes(arguments: Arguments) -> None:
     _show(arguments, scenes(arguments.folder, arguments.count, arguments.seed))
 
 
+def _data_overlap(arguments: Arguments) -> None:
+    from mmlm.data import overlap
+
+    a = arguments
+    _show(a, overlap(a.train, a.evaluation, out=a.out, size=a.ngram, workers=a.workers))
+
+
+def _data_presence(arguments: Arguments) -> None:
+    from mmlm.evaluation import presence
+
+    a = arguments
+    _show(a, presence(a.captions, a.out, words=a.words, limit=a.limit, each=a.each, least=a.least, seed=a.seed))
+
+
 def _check_part(arguments: Arguments) -> int:
     from mmlm.conformance import check
 
-    result = check(arguments.kind, arguments.target)
+    result = check(arguments.kind, arguments.target, arguments.weights)
     _show(arguments, result)
     return 0 if result.passed else 2
 
@@ -247,12 +282,16 @@ COMMANDS: dict[str, Callable[[Arguments], int | None]] = {
     "plan": _plan,
     "train": _train,
     "eval": _eval,
+    "compare": _compare,
     "reply": _reply,
     "chat": _chat,
     "inspect": _inspect,
+    "import": _import,
     "data check": _data_check,
     "data stamps": _data_stamps,
     "data scenes": _data_scenes,
+    "data overlap": _data_overlap,
+    "data presence": _data_presence,
     "check-part": _check_part,
     "quickstart": _quickstart,
     "config schema": _config_schema,

@@ -70,8 +70,9 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     ("command", "module", "name", "expected"),
     [
         ("inspect RUN", "inspection", "inspect", (Path("RUN"),)),
-        ("check-part my.parts:Eye", "conformance", "check", (None, "my.parts:Eye")),
-        ("check-part my.parts:Eye --kind encoders", "conformance", "check", ("encoders", "my.parts:Eye")),
+        ("check-part my.parts:Eye", "conformance", "check", (None, "my.parts:Eye", None)),
+        ("check-part my.parts:Eye --kind encoders", "conformance", "check", ("encoders", "my.parts:Eye", None)),
+        ("check-part my.parts:Eye --weights W", "conformance", "check", (None, "my.parts:Eye", "W")),
         ("data stamps DIR", "data", "stamps", (Path("DIR"), None)),
         ("data stamps DIR --source P", "data", "stamps", (Path("DIR"), Path("P"))),
         ("data scenes DIR", "data", "scenes", (Path("DIR"), 600, 0)),
@@ -151,6 +152,29 @@ def test_eval(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "a table\n" * 2
 
 
+def test_commands_with_options(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = room("evaluation", "compare", Told())
+    assert main(["compare", "A", "B"]) == 0
+    assert main(["compare", "A", "B", "--task", "vqa", "--data", "d/q.jsonl"]) == 0
+    assert [given for given, _ in calls] == [
+        (Path("A"), Path("B"), None, None),
+        (Path("A"), Path("B"), "vqa", Path("d/q.jsonl")),
+    ]
+    calls = room("data", "overlap", Told())
+    assert main(["data", "overlap", "qa:a.jsonl", "c.yaml"]) == 0
+    assert main(["data", "overlap", "a", "b", "--out", "o", "--ngram", "8", "--workers", "2"]) == 0
+    assert calls == [
+        (("qa:a.jsonl", "c.yaml"), {"out": None, "size": 13, "workers": 0}),
+        (("a", "b"), {"out": Path("o"), "size": 8, "workers": 2}),
+    ]
+    calls = room("evaluation", "presence", Told())
+    assert main(["data", "presence", "captions:c.json", "O"]) == 0
+    given, named = calls[0]
+    assert given == ("captions:c.json", Path("O"))
+    assert named == {"words": None, "limit": 500, "each": 3, "least": 5, "seed": 0}
+    assert capsys.readouterr().out == "a table\n" * 5
+
+
 def test_eval_shows_how_far_it_is(
     room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +227,13 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"name": "mlp", "target": "shelf.aligners.projectors:Mlp", "source": "mmlm"} in found["aligners"]
     assert main(["list", "systems", "--json"]) == 0
     assert all(e["target"].endswith(f"/{e['name']}.yaml") for e in json.loads(capsys.readouterr().out)["systems"])
+    assert main(["list", "metrics"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["metrics", "captions", "coco-captions-1", "mmlm"] in rows
+    assert ["metrics", "captions", "ptb-captions-1", "mmlm"] in rows
+    assert main(["list", "metrics", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"name": "captions", "versions": ["coco-captions-1", "ptb-captions-1"], "source": "mmlm"} in found["metrics"]
     assert main(["list", "encoder"]) == 2
     assert "did you mean `encoders`?" in capsys.readouterr().err
 
@@ -281,6 +312,9 @@ def test_a_fault_is_raised(room: Room) -> None:
         "data",
         "data scenes",
         "data scenes D --count x",
+        "data overlap a",
+        "data overlap a b --workers -1",
+        "compare a",
         "config options encoders",
         "list a b",
     ],

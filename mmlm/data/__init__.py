@@ -1,8 +1,9 @@
-"""The data room: look at data before training on them, and make the demonstration sets."""
+"""The data room: look at data before training on them, find what stands in two sets, and make the demonstration sets."""
 
 from mmlm.data.check import check
+from mmlm.data.overlap import overlap
 from mmlm.data.report import Report
 from mmlm.data.scenes import scenes
 from mmlm.data.stamps import stamps
 
-__all__ = ["Report", "check", "scenes", "stamps"]
+__all__ = ["Report", "check", "overlap", "scenes", "stamps"]

@@ -70,11 +70,7 @@ class Result:
         """The rows as text, followed by what did not work and what to know."""
         head = ["metric", "group", "n", "score", "95 %", "unparsed", "control", "95 %", "difference", "95 %"]
         body = [[r.metric, r.group, str(r.n), *_cells(r)] for r in self.rows]
-        wide = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = [f"{self.task}, {self.metric}"]
-        for row in [head, *body]:
-            cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))]
-            lines.append("  ".join(cells).rstrip())
+        lines = [f"{self.task}, {self.metric}", *laid([head, *body], words=2)]
         if self.failures:
             lines.append(f"{len(self.failures)} of {self.rows[0].n} questions could not be asked and count as wrong:")
             lines += [f"  {f['id']}: {f['reason']}" for f in self.failures[:_SHOWN]]
@@ -89,17 +85,29 @@ class Result:
 def _cells(row: Row) -> list[str]:
     """The numbers of a row: score, share of answers that could not be read, control, difference."""
     score, control, difference = (
-        [_number(e, sign), _interval(e, sign)]
-        for e, sign in ((row.score, ""), (row.control, ""), (row.difference, "+"))
+        [number(e, sign), interval(e, sign)] for e, sign in ((row.score, ""), (row.control, ""), (row.difference, "+"))
     )
     return [*score, f"{row.unparsed:.4f}", *control, *difference]
 
 
-def _number(estimate: Estimate | None, sign: str = "") -> str:
+def laid(rows: Sequence[Sequence[str]], words: int) -> list[str]:
+    """Rows in columns of one width: the first `words` are set to the left, the others, numbers, to the right."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def number(estimate: Estimate | None, sign: str = "") -> str:
+    """The value of an estimate as a table shows it; "-" for none."""
     return "-" if estimate is None else f"{estimate.value:{sign}.4f}"
 
 
-def _interval(estimate: Estimate | None, sign: str = "") -> str:
+def interval(estimate: Estimate | None, sign: str = "") -> str:
+    """The bounds of an estimate as a table shows them; "-" where it has none."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return "-"
     return f"{estimate.low:{sign}.4f} .. {estimate.high:{sign}.4f}"

@@ -1,6 +1,6 @@
 """Evaluation room: captions of pictures against several that people wrote."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mmlm.errors import InputError
@@ -67,6 +67,10 @@ class CaptionTask(Task):
             else "CIDEr-D is absent: with one picture every weight is 0",
             *([absent] if meteor and absent else []),
         ]
+
+    @classmethod
+    def recorded(cls, keys: Collection[str]) -> Sequence[Measure]:
+        return (*captions.measures(True), java.MEASURE)
 
     def questions(self) -> list[Question]:
         return self.found

@@ -1,10 +1,11 @@
 """Evaluation room: MME, yes-or-no questions in pairs over fourteen subtasks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mmlm.errors import InputError
 from mmlm.evaluation.metrics import mme
+from mmlm.evaluation.statistics import Measure
 from mmlm.evaluation.tasks.records import picture
 from mmlm.evaluation.tasks.task import Prediction, Question, Scored, Task, asked
 from mmlm.training.readers.field import Field
@@ -47,6 +48,10 @@ class MmeTask(Task):
         self.folders = Folders.beside(path / "any", images, None, None)
         self.rule, self.prompt, self.tokens, self.version = rule, Prompt(prompt, "question"), tokens, mme.version(rule)
         self.measures = mme.measures(list(self.texts))
+
+    @classmethod
+    def recorded(cls, keys: Collection[str]) -> Sequence[Measure]:
+        return mme.measures([k.removeprefix("n ") for k in keys if k.startswith("n ")])
 
     def questions(self) -> list[Question]:
         return [q for subtask, texts in self.texts.items() for text in texts for q in self._of(subtask, text)]

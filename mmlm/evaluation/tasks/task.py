@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -84,6 +84,11 @@ class Task(ABC):
     def score_all(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Scored]:
         """Every answer scored, for metrics that are cheaper all at once."""
         return [self.score(q, p) for q, p in zip(questions, predictions, strict=True)]
+
+    @classmethod
+    def recorded(cls, keys: Collection[str]) -> Sequence[Measure]:
+        """The measures of values that were recorded under `keys`, for whoever has those and no data."""
+        return cls.measures
 
     def summary(self, scored: Sequence[Scored]) -> dict[str, float]:
         """Each measure on all of `scored`."""
