@@ -4,6 +4,7 @@ Untrusted input: only JSON and safetensors are read, remote code is refused, and
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,11 +79,14 @@ class Weights:
             )
         return read_json(self.folder() / "config.json")
 
-    def transformers(self, cls: Any, part: str | None = None, **changes: Any) -> nn.Module:
+    def transformers(
+        self, cls: Any, part: str | None = None, *, names: Mapping[str, str] | None = None, **changes: Any
+    ) -> nn.Module:
         """The transformers module `cls` (a model class or an Auto class) in fp32, on the default device.
 
-        `part` names the sub-config to use where the checkpoint holds a larger model ("vision_config"); `changes` are set
-        on the config. Loading is strict: a missing or misshapen tensor is an InputError that names it.
+        `part` names the sub-config to use where the checkpoint holds a larger model ("vision_config"), and `names` says, as
+        patterns, what its tensors are called there and here; `changes` are set on the config. Loading is strict: a missing
+        or misshapen tensor is an InputError that names it.
         """
         from transformers import CONFIG_MAPPING
 
@@ -109,7 +113,8 @@ class Weights:
             raise InputError(
                 f"{folder} holds no .safetensors file"
                 + (f", only {', '.join(other)}, which are pickles and are not read" if other else "")
-                + "; convert the weights to safetensors first"
+                + "; convert the weights to safetensors first (where it is a part of an imported run: the run's checkpoint "
+                "holds its values, so train into that run, with --out)"
             )
         model, info = cls.from_pretrained(
             folder,
@@ -120,6 +125,7 @@ class Weights:
             ignore_mismatched_sizes=True,  # reported below, in one message with what is missing
             output_loading_info=True,
             local_files_only=True,
+            key_mapping=names,
         )
         missing, wrong = sorted(info["missing_keys"]), sorted(str(k[0]) for k in info.get("mismatched_keys", ()))
         if missing or wrong:

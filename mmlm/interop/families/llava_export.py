@@ -1,0 +1,207 @@
+"""LLaVA of transformers, the other way: which systems it computes, and how they are written as one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmlm.assemble import Assembly
+from mmlm.backbones.backbone import Backbone
+from mmlm.config import PartConfig, SystemConfig
+from mmlm.interop.families import llava, towers
+from mmlm.interop.families.publisher import Misfit, Published, Publisher, Words, general, is_a, one_of, stream_of
+from mmlm.interop.pictures import prepared
+from mmlm.model import MultimodalModel
+from mmlm.sample import Modality
+from mmlm.templates import TEMPLATES
+
+# What transformers calls our activations: the shortest of its names for each.
+ACTIVATIONS = {ours: theirs for theirs, ours in reversed(llava.ACTIVATIONS.items())}
+
+
+class Llava(Publisher):
+    """LlavaForConditionalGeneration."""
+
+    kind, architecture = "llava", "LlavaForConditionalGeneration"
+    llm, body = "model.language_model.", "backbone.llm.model."
+
+    def fits(self, config: SystemConfig, model: MultimodalModel) -> list[Misfit]:
+        """One picture stream of a known tower through two linear layers into slots of a causal LLM."""
+        found = [*general(config, model, self.modalities), *spoken(config), *llm(config, model.backbone)]
+        if taken := stream_of(config, "image"):
+            found += [*tower(config, model, "image"), *projector(taken[0], taken[1].aligner)]
+        return found
+
+    def publish(self, assembly: Assembly, words: Words) -> Published:
+        """The config and processor of a LLaVA."""
+        import transformers as t
+
+        stream, encoder, aligner = parts(assembly, "image")
+        vision, text = encoder.model.config.to_dict(), text_config(assembly, words)
+        strategy = "default" if getattr(encoder, "dropped", False) else "full"
+        config = t.LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=words.id("image"),
+            image_seq_length=aligner.tokens(1),
+            vision_feature_layer=layers(assembly, stream, encoder),
+            vision_feature_select_strategy=strategy,
+            **sewn(aligner, assembly.config.inputs[stream].aligner, text),
+        )
+        pictures = prepared(encoder.transform)
+        made: Any = getattr(t, pictures["image_processor_type"])(**settings(pictures))
+        processor = t.LlavaProcessor(
+            made,
+            words.tokenizer,
+            vision["patch_size"],
+            strategy,
+            words.template,
+            image_token=words.tokens["image"],
+            num_additional_image_tokens=int(class_token(vision)),
+        )
+        names = llava.names(f"inputs.{stream}.encoder", f"inputs.{stream}.aligner")
+        blank = unused(f"inputs.{stream}.encoder.model", encoder.model)
+        return Published(config, processor, names, blank, pictures)
+
+    def old(self, name: str) -> str:
+        """CLIP and SigLIP stood below `vision_model`, and older versions read them only there."""
+        return older(name, ("vision_tower.",))
+
+
+def older(name: str, prefixes: Sequence[str]) -> str:
+    """The name of a tensor with `vision_model` behind one of these prefixes, where the tower is no DINOv2."""
+    for prefix in prefixes:
+        inner = name.removeprefix(prefix)
+        if inner != name and not inner.startswith(("encoder.layer.", "layernorm.")) and not _DINOV2.get(inner):
+            return f"{prefix}vision_model.{inner}"
+    return name
+
+
+# Embeddings that a DINOv2 calls otherwise than CLIP and SigLIP.
+_DINOV2 = dict.fromkeys(
+    [
+        "embeddings.cls_token",
+        "embeddings.mask_token",
+        "embeddings.position_embeddings",
+        "embeddings.patch_embeddings.projection.weight",
+        "embeddings.patch_embeddings.projection.bias",
+    ],
+    True,
+)
+
+
+def spoken(config: SystemConfig) -> Iterator[Misfit]:
+    """What a chat template cannot write."""
+    template = TEMPLATES.get(config.template)
+    if template is not None and template.bos == "text":
+        why = f"its template {config.template!r} puts the token that begins a text behind the items that lead it"
+        yield Misfit(why, "another `template` (vicuna-v1, chat)")
+
+
+def llm(config: SystemConfig, backbone: Backbone) -> Iterator[Misfit]:
+    """The class runs the bare model of an LLM and one linear head, and nothing else."""
+    body: Any = getattr(backbone.llm, "model", None)
+    if config.backbone.type != "causal" or getattr(body, "embed_tokens", None) is not backbone.embeddings:
+        kind = type(backbone.llm).__name__
+        yield Misfit(f"its LLM is a {kind}, whose embedding is not `model.embed_tokens`", "a Llama, Qwen2 or Mistral")
+        return
+    if backbone.softcap or backbone.logit_scale != 1.0:
+        yield Misfit("its LLM bends its logits (a cap or a factor)", "a Llama, Qwen2 or Mistral")
+    bias = backbone.head.bias
+    if bias is not None and (bias.is_meta or bool(bias.any())):
+        yield Misfit("the head of its LLM has a bias", "a Llama, Qwen2 or Mistral")
+
+
+def tower(config: SystemConfig, model: MultimodalModel, modality: Modality) -> Iterator[Misfit]:
+    """The class reads hidden states of a tower as they leave its blocks."""
+    name, stream = stream_of(config, modality) or ("", None)
+    part = stream.encoder if stream else ""
+    frames = is_a(part, "frames") and isinstance(part, PartConfig)
+    encoder: Any = model.streams[name].eyes
+    if frames:
+        part, encoder = part.encoder or "", encoder.encoder  # type: ignore[union-attr]
+    where = f"inputs.{name}.encoder"
+    types = sorted({t.encoder for t in towers.TOWERS.values()})
+    if not is_a(part, *types):
+        came = part.type if isinstance(part, PartConfig) else part
+        yield Misfit(f"{where} is a {came}", f"{where}: one of {one_of(types)}")
+        return
+    if getattr(encoder, "pooled", False):
+        yield Misfit(f"{where} gives one pooled feature", f"{where}.pooled: false")
+    if encoder.final_norm:
+        yield Misfit(
+            f"{where} norms what leaves its last block, which the class takes as it is", f"{where}.final_norm: false"
+        )
+
+
+def projector(name: str, aligner: PartConfig) -> Iterator[Misfit]:
+    """Two linear layers with an activation between them."""
+    where, options = f"inputs.{name}.aligner", aligner.options
+    plain = not options.get("norm") and options.get("pool", 1) == 1 and options.get("depth", 2) == 2
+    if aligner.type != "mlp" or not plain:
+        came = " with ".join([aligner.type, *([str(options)] if options else [])])
+        yield Misfit(f"{where} is {came}, not two linear layers", f"{where}: {{type: mlp, depth: 2}}")
+
+
+def parts(assembly: Assembly, modality: Modality) -> tuple[str, Any, Any]:
+    """A stream's name, its encoder (of the frames of a clip, that of a frame) and its aligner."""
+    name, _ = stream_of(assembly.config, modality) or ("", None)
+    stream = assembly.model.streams[name]
+    eyes: Any = stream.eyes
+    return name, getattr(eyes, "encoder", eyes) if modality == "video" else eyes, stream.aligner
+
+
+def sewn(aligner: Any, part: PartConfig, text: dict[str, Any]) -> dict[str, Any]:
+    """What the config says between tower and LLM."""
+    return {
+        "projector_hidden_act": ACTIVATIONS[part.options.get("activation", "gelu")],
+        "multimodal_projector_bias": aligner.layers[0].bias is not None,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+def text_config(assembly: Assembly, words: Words) -> dict[str, Any]:
+    """The LLM's config, with as many rows as its tables are written with, and with what older readers look for."""
+    backbone = assembly.model.backbone
+    config: Any = backbone.llm.config
+    tied = backbone.head.weight is backbone.embeddings.weight
+    found: dict[str, Any] = {**config.to_dict(), "vocab_size": words.rows, "tie_word_embeddings": tied}
+    return found
+
+
+def layers(assembly: Assembly, name: str, encoder: Any) -> int | list[int]:
+    """Which hidden states are read: as the config says, unless the tower was cut behind the last of them."""
+    stream = assembly.config.inputs[name]
+    part = stream.encoder if isinstance(stream.encoder, PartConfig) else PartConfig(type="")
+    part = part.encoder or part
+    said = part.options.get("layer")
+    depth = encoder.model.config.num_hidden_layers
+    given = said if isinstance(said, list) else [said]
+    if said is not None and [k if k >= 0 else depth + 1 + k for k in given] == list(encoder.taps):
+        return said  # type: ignore[no-any-return]
+    found = [k - depth - 1 for k in encoder.taps]
+    return found if len(found) > 1 else found[0]
+
+
+def class_token(vision: dict[str, Any]) -> bool:
+    """Whether a tower has one."""
+    return towers.TOWERS[vision["model_type"]].class_token
+
+
+def settings(pictures: Any) -> dict[str, Any]:
+    """The arguments of an image processor."""
+    return {k: v for k, v in pictures.items() if k != "image_processor_type"}
+
+
+def unused(prefix: str, model: Any) -> dict[str, Tensor]:
+    """What the class of a tower has behind the last hidden state that is read, where ours was built without: norms that
+    change nothing, and the token that a DINOv2 was pretrained with."""
+    found: dict[str, Tensor] = {}
+    width = model.config.hidden_size
+    for name in ("post_layernorm", "layernorm"):
+        if isinstance(getattr(model, name, None), torch.nn.Identity):
+            found |= {f"{prefix}.{name}.weight": torch.ones(width), f"{prefix}.{name}.bias": torch.zeros(width)}
+    if model.config.model_type == "dinov2" and model.embeddings.mask_token is None:
+        found[f"{prefix}.embeddings.mask_token"] = torch.zeros(1, width)
+    return found

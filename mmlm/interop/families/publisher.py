@@ -1,0 +1,109 @@
+"""What a family gives to write a system as its class of transformers: what does not fit, the config, and the processor."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mmlm.assemble import Assembly
+from mmlm.config import PartConfig, StreamConfig, SystemConfig
+from mmlm.interop.names import Names
+from mmlm.model import MultimodalModel
+from mmlm.sample import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """One thing of a system that a class has not, and the nearest change to the config that would mend it."""
+
+    why: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The tokenizer as it is written: `tokens` are what stands for an item of a modality in text, `ids` their ids, `rows` the
+    rows that the LLM's tables need, `template` the chat template (None: what is asked is the whole prompt)."""
+
+    tokenizer: Any
+    tokens: Mapping[Modality, str]
+    rows: int
+    template: str | None
+
+    def id(self, modality: Modality) -> int:
+        """The id of a modality's token."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.tokens[modality]))
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a family makes of a system: the config and the processor of transformers, the names of the tensors, and tensors
+    that the class has and that change nothing. `flat` is what older readers look for in preprocessor_config.json."""
+
+    config: Any
+    processor: Any
+    names: Names
+    blank: Mapping[str, Tensor] = field(default_factory=dict)
+    flat: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Publisher(ABC):
+    """One family. `kind` is its model_type, `architecture` its class, `task` the pipeline tag of its model card, `modalities`
+    the items that it takes, and `named` whether its processor asks the tokenizer for the items' tokens."""
+
+    kind: ClassVar[str]
+    architecture: ClassVar[str]
+    task: ClassVar[str] = "image-text-to-text"
+    modalities: ClassVar[Sequence[Modality]] = ("image",)
+    named: ClassVar[bool] = True
+    llm: ClassVar[str]  # what stands before the names of the LLM's modules in the live model, for an adapter
+    body: ClassVar[str] = "backbone.llm."  # and here
+
+    @abstractmethod
+    def fits(self, config: SystemConfig, model: MultimodalModel) -> list[Misfit]:
+        """What of the system the class has not; empty where it has everything. Values may be absent (meta device)."""
+
+    @abstractmethod
+    def publish(self, assembly: Assembly, words: Words) -> Published:
+        """The system as the class's config and processor."""
+
+    def old(self, name: str) -> str:
+        """The name of a tensor as readers of all ages know it."""
+        return name
+
+
+def general(config: SystemConfig, model: MultimodalModel, modalities: Sequence[Modality]) -> Iterator[Misfit]:
+    """What no published class has: other streams than these, memory, grafts other than LoRA, a quantised LLM."""
+    del model
+    wanted = " and ".join(modalities)
+    if sorted(s.modality for s in config.inputs.values()) != sorted(modalities):
+        came = ", ".join(f"{n} ({s.modality})" for n, s in config.inputs.items()) or "none"
+        yield Misfit(f"its inputs are {came}", f"exactly one stream of {wanted} in `inputs`")
+    for name, stream in config.inputs.items():
+        if stream.into == "memory":
+            yield Misfit(f"inputs.{name} feeds a memory", f"inputs.{name}.into: slots")
+        if isinstance(stream.encoder, str):
+            yield Misfit(f"inputs.{name} shares its encoder", f"an encoder of its own for inputs.{name}")
+    for name, graft in config.backbone.grafts.items():
+        if graft.type != "lora":
+            yield Misfit(f"backbone.grafts.{name} is a {graft.type}", f"leave backbone.grafts.{name} out")
+    if str(config.backbone.options.get("quantize", "none")) != "none":
+        yield Misfit("its LLM is quantised", "backbone.quantize: none")
+
+
+def stream_of(config: SystemConfig, modality: Modality) -> tuple[str, StreamConfig] | None:
+    """The one stream of a modality."""
+    found = [(n, s) for n, s in config.inputs.items() if s.modality == modality]
+    return found[0] if len(found) == 1 else None
+
+
+def is_a(part: PartConfig | str, *types: str) -> bool:
+    """Whether a part is one of these by its exact name."""
+    return isinstance(part, PartConfig) and part.type in types
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names as a choice: "a, b or c"."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

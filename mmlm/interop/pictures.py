@@ -1,0 +1,115 @@
+"""How a checkpoint's pictures are prepared: its image processor, as far as our encoders do just the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmlm.errors import InputError
+from mmlm.interop.source import Source
+
+# Resize, cut the centre or pad to a square, scale, normalise: what encoders/pixels.py does.
+KNOWN = (
+    "BitImageProcessor",
+    "BlipImageProcessor",
+    "CLIPImageProcessor",
+    "LlavaImageProcessor",
+    "SiglipImageProcessor",
+    "VideoLlavaImageProcessor",
+)
+FILES = ("preprocessor_config.json", "processor_config.json")
+# Processors of clips that do with each frame what one of the above does with a picture.
+CLIPS = {"InstructBlipVideoVideoProcessor": "BlipImageProcessor"}
+CLIP_FILES = ("video_preprocessor_config.json", *FILES)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The settings of an image processor with every default filled in, the side of its squares, and what the encoder's
+    options say of them."""
+
+    settings: Mapping[str, Any]
+    size: int
+    options: Mapping[str, str]
+
+
+def pictures(source: Source) -> Pictures:
+    """The image processor of a folder. Raises InputError where there is none, or one that does something else."""
+    from transformers import AutoImageProcessor
+
+    settings = _settings(source, AutoImageProcessor, FILES, "image_processor_type")
+    name = str(settings.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+    if name not in KNOWN:
+        raise InputError(f"{source}: its image processor is {name}; known are {', '.join(KNOWN)}")
+    return _squares(source, settings | {"image_processor_type": name})
+
+
+def prepared(transform: Any) -> dict[str, Any]:
+    """The settings of the image processor that prepares pictures as `transform` of an encoder (encoders/pixels.py) does."""
+    edge = {"height": transform.short, "width": transform.short}
+    squash, cut = transform.resize == "squash", transform.short != transform.size or transform.resize != "squash"
+    return {
+        "image_processor_type": {"pad": "LlavaImageProcessor", "squash": "SiglipImageProcessor"}.get(
+            transform.resize if not (squash and cut) else "crop", "CLIPImageProcessor"
+        ),
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": edge if squash else {"shortest_edge": transform.short},
+        "resample": transform.resample,
+        "do_center_crop": cut,
+        "crop_size": {"height": transform.size, "width": transform.size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
+        **({"do_pad": True} if transform.resize == "pad" else {}),
+    }
+
+
+def frames(source: Source) -> Pictures:
+    """The video processor of a folder, as far as it concerns single frames. Raises InputError as `pictures` does."""
+    from transformers import AutoVideoProcessor
+
+    settings = _settings(source, AutoVideoProcessor, CLIP_FILES, "video_processor_type")
+    name = str(settings.get("video_processor_type"))
+    if name not in CLIPS:
+        raise InputError(f"{source}: its video processor is {name}; known are {', '.join(CLIPS)}")
+    return _squares(source, settings | {"image_processor_type": CLIPS[name]})
+
+
+def _squares(source: Source, settings: Mapping[str, Any]) -> Pictures:
+    """What the settings come to. Raises InputError where that is not what our encoders do."""
+    name = settings["image_processor_type"]
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{source}: its image processor ({name}) {why}")
+
+    for key in ("do_resize", "do_rescale", "do_normalize"):
+        if not settings.get(key):
+            raise refuse(f"has {key} false, so that pictures would reach the tower as they are; expected true")
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    cut = bool(settings.get("do_center_crop"))
+    side = crop.get("height") if cut else size.get("height")
+    if side is None or side != (crop.get("width") if cut else size.get("width")):
+        raise refuse(f"does not make squares: size {size}, crop_size {crop}, do_center_crop {cut}")
+    if (
+        cut
+        and min((v for v in (size.get("shortest_edge"), size.get("height"), size.get("width")) if v), default=0) < side
+    ):
+        raise refuse(f"cuts {side} pixels out of smaller pictures ({size})")
+    padded = bool(settings.get("do_pad")) and name == "LlavaImageProcessor"
+    return Pictures(settings, side, {"resize": "pad"} if padded else {})
+
+
+def _settings(source: Source, loader: Any, files: Sequence[str], key: str) -> dict[str, Any]:
+    """The processor's own account of itself, from the class of transformers that the folder names."""
+    if not any((source.folder / f).is_file() for f in files):
+        raise InputError(f"{source} says nothing of how pictures are prepared: expected {' or '.join(files)}")
+    try:
+        made = loader.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise InputError(f"{source}: its processor of pictures ({key}) cannot be loaded: {reason}") from e
+    found: dict[str, Any] = json.loads(made.to_json_string())
+    return found
