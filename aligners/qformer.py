@@ -1,7 +1,6 @@
 """The Q-Former: learned queries read the features through a BERT (BLIP-2, Li et al. 2023), which may also be told the
 instruction (InstructBLIP, Dai et al. 2023)."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -169,18 +168,3 @@ class QFormer(InputAligner):
                         f"{tuple(own[:rows].shape)}"
                     )
                 own[:rows] = value
-
-
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a BLIP-2 or InstructBLIP checkpoint of transformers under the names used here; the rest is left."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        name = name.removeprefix("model.")
-        if name == "query_tokens":
-            found["queries"] = value[0]
-        elif name.startswith("qformer.") and (ours := bert.rename(name.removeprefix("qformer."))):
-            found[ours] = value
-        elif name.startswith(("language_projection.", "vision_model.post_layernorm.")):
-            kind = name.rpartition(".")[2]
-            found[f"{'project' if name.startswith('language') else 'features_norm'}.{kind}"] = value
-    return found

@@ -1,5 +1,6 @@
 """Each template writes exactly its text, and a tokenizer's own chat template gives the ids that transformers gives."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -7,10 +8,11 @@ from families import CHATML, FAMILIES, LLAMA_2, LOSSLESS, ZEPHYR
 from tokenizers import AddedToken
 
 from mmlm.errors import InputError
-from mmlm.sample import Sample, Turn
+from mmlm.sample import Image, Sample, Turn
 from mmlm.templates import TEMPLATES, Template, find, parse
 from mmlm.vocabulary import Text, Vocabulary
 
+PICTURE = Image(b"")
 CHATS = [
     ["What is in the picture?", "A dog runs."],
     ["How many cats are there? it's 12", "There are 345\ncats", "naïve 你好 ok", "one two three"],
@@ -39,6 +41,8 @@ LLAVA = (
 GOLDEN = {
     "plain": "<s>a1\na2\n",
     "caption": "<s>a1\na2\n",
+    "prompt": "<s>q1a1</s>q2a2</s>",
+    "query-prompt": "<s>q1a1</s>q2a2</s>",
     "vicuna-v1": f"<s>{LLAVA} USER: q1 ASSISTANT: a1</s>USER: q2 ASSISTANT: a2</s>",
     "vicuna-v0": f"<s>{LLAVA.replace('user', 'human')}\n\n### Human: q1\n### Assistant: a1\n### Human: q2\n### Assistant: a2\n###",
     "minigpt-4": "<s>###Human: q1 ###Assistant: a1###Human: q2 ###Assistant: a2###",
@@ -315,3 +319,47 @@ def test_a_stored_template_must_be_one() -> None:
     ):
         with pytest.raises(InputError, match=f"here: `template` cannot be used: .*{message}"):
             parse(raw, "here")
+
+
+IMAGES_FIRST = (
+    "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant says: {% endif %}"
+)
+
+
+def drawn(**said: Any) -> Vocabulary:
+    """A vocabulary whose chat template takes lists of parts and draws items in front of the words."""
+    template = Template("chat", end="", bos="none", jinja=IMAGES_FIRST, parts=True, item=("image", "<image>\n"), **said)
+    return Vocabulary(Vocabulary.tiny()._hf, template)
+
+
+def test_items_stand_where_the_chat_template_draws_them() -> None:
+    vocabulary = drawn()
+    sample = Sample((Turn("user", ("q1", PICTURE, PICTURE)), Turn("assistant", ("a1",)), Turn("user", ("q2",))))
+    rendered = vocabulary.render(sample, reply=True, around={"image": ("", "\n")})
+    told = [vocabulary._codec.decode(s.ids) if isinstance(s, Text) else "[image]" for s in rendered.segments]
+    assert (
+        "".join(told) == "user: [image]\n[image]\nq1<|im_end|>\nassistant: a1<|im_end|>\nuser: q2<|im_end|>\nassistant:"
+    )
+
+
+def test_a_reply_is_opened_as_the_chat_template_opens_it() -> None:
+    sample = Sample((Turn("user", ("q1",)), Turn("assistant", ("a1",)), Turn("user", ("q2",))))
+    said = "user: q1<|im_end|>\nassistant: a1<|im_end|>\nuser: q2<|im_end|>\nassistant"
+    assert written(drawn(opens=True), sample, reply=True) == said + " says:"
+    assert written(drawn(opens=False), sample, reply=True) == said + ":"
+    for opens in (True, False):
+        whole = Sample((*sample.turns, Turn("assistant", ("a2",))))
+        assert written(drawn(opens=opens), whole) == said + ": a2<|im_end|>\n"
+
+
+def test_a_template_with_its_drawing_is_read_back() -> None:
+    template = drawn(opens=True, behind_item="section").template
+    assert parse(asdict(template), "here") == template
+
+
+def test_a_chat_template_that_draws_no_item_is_refused() -> None:
+    template = Template("chat", end="", bos="none", jinja=IMAGES_FIRST, parts=True, item=("image", "<picture>"))
+    with pytest.raises(InputError, match="draws no item"):
+        Vocabulary(Vocabulary.tiny()._hf, template)

@@ -10,9 +10,11 @@ import transformers as t
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmlm.aligners.qformer import QFormer, from_transformers
+from mmlm.aligners.qformer import QFormer
 from mmlm.errors import InputError
 from mmlm.interfaces import Features, FeatureShape
+from mmlm.interop.families import blip as family
+from mmlm.interop.names import Names
 from mmlm.weights import Weights
 
 SHAPE = FeatureShape(5, 20)
@@ -44,10 +46,20 @@ def blip(kind: str, every: int) -> Any:
     return model
 
 
+def renamed(state: Any, names: Names) -> dict[str, Tensor]:
+    """What an import would make of the Q-Former in a BLIP."""
+    found = {}
+    for name, value in state.items():
+        here = names.here(name)
+        if here and here[0].startswith(family.ALIGNER):
+            found[here[0].removeprefix(f"{family.ALIGNER}.")] = here[1].take(value)
+    return found
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_as_blip_2_has_it(every: int) -> None:
     theirs, ours = blip("Blip2", every), QFormer(SHAPE, 12, every=every, **SMALL).eval()
-    ours.load_state_dict(from_transformers(theirs.state_dict()))
+    ours.load_state_dict(renamed(theirs.state_dict(), family.BLIP2))
     values = torch.randn(3, 5, 20)
     memory = theirs.vision_model.post_layernorm(values)
     queries = theirs.query_tokens.expand(3, -1, -1)
@@ -58,7 +70,7 @@ def test_as_blip_2_has_it(every: int) -> None:
 
 def test_as_instructblip_has_it() -> None:
     theirs, ours = blip("InstructBlip", 2), QFormer(SHAPE, 12, instruction=True, **SMALL).eval()
-    ours.load_state_dict(from_transformers(theirs.state_dict()))
+    ours.load_state_dict(renamed(theirs.state_dict(), family.INSTRUCTBLIP))
     values = torch.randn(3, 5, 20)
     ids = torch.tensor([[1, 65, 70, 2, 0, 0], [1, 71, 82, 93, 94, 2]])
     each = ids[[0, 1, 1]]  # the second item has two units
