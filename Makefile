@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 LINTERS := ruff==0.17.6 mypy==2.4.1
 STAMPS := tuxpaint-stamps-default
 OUT ?= runs/quickstart
+CONFIG ?= llava
+SEED ?= 0
 
 # Two processes on two cores are quicker than one with two threads; each keeps to one thread, or they get in each other's way.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -56,7 +58,7 @@ quickstart: $(READY) ## train a model that sees, test it on held-out pictures, w
 			if [ -f "$$deb" ]; then $(BIN)/mmlm data stamps $(OUT)/data --source "$$deb"; fi; \
 		done; \
 	fi
-	$(BIN)/mmlm quickstart --out $(OUT)
+	$(BIN)/mmlm quickstart --config $(CONFIG) --seed $(SEED) --out $(OUT)
 
 bench: $(READY) ## measure speed and memory, and kill training until it shows
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file"; done

@@ -239,7 +239,8 @@ def test_t5_with_its_position_bias() -> None:
 
 def test_segments_are_refused_where_queries_are_not_keys() -> None:
     model = t5()
-    hf.adopt(model)
+    if not hf.adopt(model):
+        pytest.skip("T5 of this transformers does not call the attention interface")
     ids = torch.randint(3, 31, (1, 6))
     keys = hf.carrier(torch.ones_like(ids))
     with pytest.raises(InputError, match="T5Attention attends to other positions than its own"):

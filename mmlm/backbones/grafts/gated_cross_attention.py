@@ -125,7 +125,8 @@ class GatedCrossAttention(Graft):
         """Runs before a layer of the LLM: its input goes through the block first.
 
         Where the layer recomputes its activations the block does too, with the memory of this forward and not of a later
-        one: transformers recomputes a layer's `forward`, in which hooks are not.
+        one: transformers recomputes a layer's `forward`, in which hooks are not. Older versions recompute hooks as well;
+        with them a backward must come before the next forward, as it does in the loop.
         """
         x = args[0] if args else kwargs["hidden_states"]
         values = None if self._memory is None else self._memory.values
