@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, metavar="FOLDER", help="config.json, .safetensors files, tokenizer and processor")
     add("out", type=Path, metavar="RUN", help="folder of the run, which must be new")
 
+    _exporting(_adder(commands, "export", "write a run as a folder that plain transformers loads, and check it"))
+
     _data(
         commands.add_parser(
             "data", help="look at data before training; make the demonstration sets", allow_abbrev=False
@@ -126,6 +128,14 @@ def _comparing(add: Add) -> None:
         metavar="PATH",
         help="the questions, as `mmlm eval` had them; needed where there are several",
     )
+
+
+def _exporting(add: Add) -> None:
+    add("run_folder", type=Path, metavar="RUN")
+    add("out", type=Path, metavar="OUT", help="the folder, which must be new")
+    add("--to", required=True, choices=("huggingface",), help="for whom")
+    add("--lora", default="merge", choices=("merge", "keep"), help="keep: as a PEFT adapter (default: %(default)s)")
+    add("--licence", default="unknown", metavar="ID", help="licence in the model card (default: %(default)s)")
 
 
 def _talking(commands: Any) -> None:

@@ -167,6 +167,13 @@ def _import(arguments: Arguments) -> None:
     _show(arguments, import_folder(arguments.folder, arguments.out))
 
 
+def _export(arguments: Arguments) -> None:
+    from mmlm.interop import export_run
+
+    a = arguments
+    _show(a, export_run(a.run_folder, a.out, lora=a.lora, licence=a.licence))
+
+
 def _data_check(arguments: Arguments) -> None:
     config = _load(arguments)
     from mmlm.assemble import processor_of
@@ -287,6 +294,7 @@ COMMANDS: dict[str, Callable[[Arguments], int | None]] = {
     "chat": _chat,
     "inspect": _inspect,
     "import": _import,
+    "export": _export,
     "data check": _data_check,
     "data stamps": _data_stamps,
     "data scenes": _data_scenes,

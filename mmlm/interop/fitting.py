@@ -61,4 +61,4 @@ def publisher(kind: str) -> Publisher:
 def exportable(config: SystemConfig, model: MultimodalModel) -> Exportable:
     """The family that the system fits, or else the one that asks for the fewest changes. `model` may be on the meta device."""
     asked = [Exportable(p.kind, p.architecture, tuple(p.fits(config, model))) for p in publishers()]
-    return min(asked, key=lambda found: len(found.misfits))
+    return min(asked, key=lambda found: sum(m.far for m in found.misfits))

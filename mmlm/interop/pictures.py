@@ -46,15 +46,13 @@ def pictures(source: Source) -> Pictures:
 
 def prepared(transform: Any) -> dict[str, Any]:
     """The settings of the image processor that prepares pictures as `transform` of an encoder (encoders/pixels.py) does."""
-    edge = {"height": transform.short, "width": transform.short}
-    squash, cut = transform.resize == "squash", transform.short != transform.size or transform.resize != "squash"
+    squash, cut = transform.resize == "squash", transform.resize != "squash" or transform.short != transform.size
+    kind = "LlavaImageProcessor" if transform.resize == "pad" else "CLIPImageProcessor"
     return {
-        "image_processor_type": {"pad": "LlavaImageProcessor", "squash": "SiglipImageProcessor"}.get(
-            transform.resize if not (squash and cut) else "crop", "CLIPImageProcessor"
-        ),
+        "image_processor_type": kind if cut else "SiglipImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": edge if squash else {"shortest_edge": transform.short},
+        "size": {"height": transform.short, "width": transform.short} if squash else {"shortest_edge": transform.short},
         "resample": transform.resample,
         "do_center_crop": cut,
         "crop_size": {"height": transform.size, "width": transform.size},

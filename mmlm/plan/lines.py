@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from textwrap import fill
 from typing import Any
 
+from mmlm.interop import Exportable
 from mmlm.plan.amounts import count, flops, gibibytes, ratio
 from mmlm.plan.memory import Memory
 from mmlm.plan.table import Section, render
@@ -72,10 +73,12 @@ class Plan:
     parts: tuple[PartLine, ...]
     streams: tuple[StreamLine, ...]
     stages: tuple[StageLine, ...]
+    export: Exportable
 
     def as_json(self) -> dict[str, Any]:
         """The plan as numbers: parameters, FLOPs, bytes; nothing is rounded."""
         found = asdict(self)
+        found["export"] = self.export.as_json()
         for line, stage in zip(found["stages"], self.stages, strict=True):
             line["step"] = stage.step
             line["memory"]["total"] = stage.memory.total
@@ -89,6 +92,7 @@ class Plan:
         if self.source:
             said = (f"published: {self.source}", f"note: {self.note}" if self.note else "")
             told.append("\n".join(fill(text, 120, subsequent_indent="  ") for text in said if text))
+        told.append(fill(self.export.line(), 120, subsequent_indent="  "))
         return "\n\n".join(told) + "\n"
 
     def _parts(self) -> Section:

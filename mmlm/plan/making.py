@@ -14,6 +14,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.config import PartConfig, StageConfig, SystemConfig
 from mmlm.errors import InputError
 from mmlm.interfaces import Encoder, Features
+from mmlm.interop import exportable
 from mmlm.model import MultimodalModel, Stream
 from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
 from mmlm.plan.memory import BYTES, Memory, activations, logits, of_parameters, stored
@@ -49,6 +50,7 @@ def plan(config: SystemConfig, *, devices: int = 1) -> Plan:
         parts=tuple(parts),
         streams=tuple(streams),
         stages=tuple(_stage(config, s, inputs, opened[s.name], streams, devices) for s in config.stages),
+        export=exportable(config, model),
     )
 
 

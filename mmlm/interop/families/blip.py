@@ -75,14 +75,19 @@ def instructblipvideo(source: Source) -> Described:
     stream["aligner"]["weights"] = place(_clips(ALIGNER))
     picture = stream.pop("encoder") | {"weights": place(_clips(ENCODER))}
     config["inputs"]["video"] = {"encoder": {"type": "frames", "frames": FRAMES, "encoder": picture}, **stream}
-    inside = f"{ENCODER}.model."
-    pairs = [replace(p, ours=_clips(p.ours.replace(inside, f"{ENCODER}.encoder.model."))) for p in found.names.pairs]
     return replace(
         found,
         parts={_clips(part): files for part, files in found.parts.items()},
         folders={_clips(part): folder for part, folder in found.folders.items()},
-        names=replace(found.names, pairs=pairs),
+        names=clips(found.names),
     )
+
+
+def clips(names: Names) -> Names:
+    """The table of names where a stream of clips stands in place of one of pictures."""
+    inside = f"{ENCODER}.model."
+    pairs = [replace(p, ours=_clips(p.ours.replace(inside, f"{ENCODER}.encoder.model."))) for p in names.pairs]
+    return replace(names, pairs=pairs)
 
 
 def _clips(name: str) -> str:

@@ -1,6 +1,7 @@
 """LLaVA of transformers, the other way: which systems it computes, and how they are written as one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.config import PartConfig, SystemConfig
 from mmlm.interop.families import llava, towers
 from mmlm.interop.families.publisher import Misfit, Published, Publisher, Words, general, is_a, one_of, stream_of
+from mmlm.interop.names import Pair
 from mmlm.interop.pictures import prepared
 from mmlm.model import MultimodalModel
 from mmlm.sample import Modality
@@ -61,34 +63,11 @@ class Llava(Publisher):
             num_additional_image_tokens=int(class_token(vision)),
         )
         names = llava.names(f"inputs.{stream}.encoder", f"inputs.{stream}.aligner")
+        single = Pair("multi_modal_projector.linear_1.{}", f"inputs.{stream}.aligner.project.{{}}")
+        names = replace(names, pairs=(single, *names.pairs))
         blank = unused(f"inputs.{stream}.encoder.model", encoder.model)
-        return Published(config, processor, names, blank, pictures)
-
-    def old(self, name: str) -> str:
-        """CLIP and SigLIP stood below `vision_model`, and older versions read them only there."""
-        return older(name, ("vision_tower.",))
-
-
-def older(name: str, prefixes: Sequence[str]) -> str:
-    """The name of a tensor with `vision_model` behind one of these prefixes, where the tower is no DINOv2."""
-    for prefix in prefixes:
-        inner = name.removeprefix(prefix)
-        if inner != name and not inner.startswith(("encoder.layer.", "layernorm.")) and not _DINOV2.get(inner):
-            return f"{prefix}vision_model.{inner}"
-    return name
-
-
-# Embeddings that a DINOv2 calls otherwise than CLIP and SigLIP.
-_DINOV2 = dict.fromkeys(
-    [
-        "embeddings.cls_token",
-        "embeddings.mask_token",
-        "embeddings.position_embeddings",
-        "embeddings.patch_embeddings.projection.weight",
-        "embeddings.patch_embeddings.projection.bias",
-    ],
-    True,
-)
+        blank |= identity(f"inputs.{stream}.aligner", aligner)
+        return Published(config, processor, names, blank, pictures, older(vision, "vision_tower."))
 
 
 def spoken(config: SystemConfig) -> Iterator[Misfit]:
@@ -125,7 +104,7 @@ def tower(config: SystemConfig, model: MultimodalModel, modality: Modality) -> I
     types = sorted({t.encoder for t in towers.TOWERS.values()})
     if not is_a(part, *types):
         came = part.type if isinstance(part, PartConfig) else part
-        yield Misfit(f"{where} is a {came}", f"{where}: one of {one_of(types)}")
+        yield Misfit(f"{where} is of type {came}", f"{where}: one of {one_of(types)}")
         return
     if getattr(encoder, "pooled", False):
         yield Misfit(f"{where} gives one pooled feature", f"{where}.pooled: false")
@@ -136,10 +115,10 @@ def tower(config: SystemConfig, model: MultimodalModel, modality: Modality) -> I
 
 
 def projector(name: str, aligner: PartConfig) -> Iterator[Misfit]:
-    """Two linear layers with an activation between them."""
+    """Two linear layers with an activation between them; or one, which is written as two, the second the identity."""
     where, options = f"inputs.{name}.aligner", aligner.options
-    plain = not options.get("norm") and options.get("pool", 1) == 1 and options.get("depth", 2) == 2
-    if aligner.type != "mlp" or not plain:
+    plain = not options.get("norm") and options.get("pool", 1) == 1 and options.get("depth", 2) in (1, 2)
+    if aligner.type != "linear" and (aligner.type != "mlp" or not plain):
         came = " with ".join([aligner.type, *([str(options)] if options else [])])
         yield Misfit(f"{where} is {came}, not two linear layers", f"{where}: {{type: mlp, depth: 2}}")
 
@@ -154,11 +133,26 @@ def parts(assembly: Assembly, modality: Modality) -> tuple[str, Any, Any]:
 
 def sewn(aligner: Any, part: PartConfig, text: dict[str, Any]) -> dict[str, Any]:
     """What the config says between tower and LLM."""
+    first = linears(aligner)
     return {
-        "projector_hidden_act": ACTIVATIONS[part.options.get("activation", "gelu")],
-        "multimodal_projector_bias": aligner.layers[0].bias is not None,
+        "projector_hidden_act": ACTIVATIONS[part.options.get("activation", "gelu")] if len(first) == 2 else "linear",
+        "multimodal_projector_bias": first[0].bias is not None,
         "tie_word_embeddings": text["tie_word_embeddings"],
     }
+
+
+def linears(aligner: Any) -> list[Any]:
+    """The linear layers of an aligner, one or two."""
+    return list(getattr(aligner, "layers", None) or [aligner.project])
+
+
+def identity(prefix: str, aligner: Any) -> dict[str, Tensor]:
+    """The second layer of an aligner that has one: W = 1, b = 0."""
+    (first, *rest) = linears(aligner)
+    if rest:
+        return {}
+    found = {f"{prefix}.layers.1.weight": torch.eye(first.out_features)}
+    return found if first.bias is None else {**found, f"{prefix}.layers.1.bias": torch.zeros(first.out_features)}
 
 
 def text_config(assembly: Assembly, words: Words) -> dict[str, Any]:
@@ -167,19 +161,21 @@ def text_config(assembly: Assembly, words: Words) -> dict[str, Any]:
     config: Any = backbone.llm.config
     tied = backbone.head.weight is backbone.embeddings.weight
     found: dict[str, Any] = {**config.to_dict(), "vocab_size": words.rows, "tie_word_embeddings": tied}
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):  # of a tiny LLM they are those of the large one
+        if isinstance(number := found.get(token), int) and number >= words.rows:
+            found[token] = getattr(words.tokenizer, token)
     return found
 
 
 def layers(assembly: Assembly, name: str, encoder: Any) -> int | list[int]:
     """Which hidden states are read: as the config says, unless the tower was cut behind the last of them."""
-    stream = assembly.config.inputs[name]
-    part = stream.encoder if isinstance(stream.encoder, PartConfig) else PartConfig(type="")
-    part = part.encoder or part
-    said = part.options.get("layer")
+    part = assembly.config.inputs[name].encoder
+    options = {} if isinstance(part, str) else (part.encoder or part).options
+    said: int | list[int] | None = options.get("layer")
     depth = encoder.model.config.num_hidden_layers
-    given = said if isinstance(said, list) else [said]
+    given = said if isinstance(said, list) else [] if said is None else [said]
     if said is not None and [k if k >= 0 else depth + 1 + k for k in given] == list(encoder.taps):
-        return said  # type: ignore[no-any-return]
+        return said
     found = [k - depth - 1 for k in encoder.taps]
     return found if len(found) > 1 else found[0]
 
@@ -187,6 +183,11 @@ def layers(assembly: Assembly, name: str, encoder: Any) -> int | list[int]:
 def class_token(vision: dict[str, Any]) -> bool:
     """Whether a tower has one."""
     return towers.TOWERS[vision["model_type"]].class_token
+
+
+def older(vision: dict[str, Any], *towers: str) -> dict[str, str]:
+    """Where the tensors of CLIP and SigLIP stood before, and where older versions of transformers alone look for them."""
+    return {} if vision["model_type"] == "dinov2" else {tower: f"{tower}vision_model." for tower in towers}
 
 
 def settings(pictures: Any) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from mmlm.sample import Modality
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """One thing of a system that a class has not, and the nearest change to the config that would mend it."""
+    """One thing of a system that a class has not, and the nearest change to the config that would mend it; `far`: how many
+    other changes that one change stands for."""
 
     why: str
     change: str
+    far: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,18 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a family makes of a system: the config and the processor of transformers, the names of the tensors, and tensors
-    that the class has and that change nothing. `flat` is what older readers look for in preprocessor_config.json."""
+    """What a family makes of a system: the config and the processor of transformers, and the names of the tensors.
+
+    `blank` are tensors that the class has and that change nothing, by our names; `flat` is what older readers look for in
+    preprocessor_config.json; `older` are beginnings of names, and what to write in their place, for readers of all ages.
+    """
 
     config: Any
     processor: Any
     names: Names
     blank: Mapping[str, Tensor] = field(default_factory=dict)
     flat: Mapping[str, Any] = field(default_factory=dict)
+    older: Mapping[str, str] = field(default_factory=dict)
 
 
 class Publisher(ABC):
@@ -69,10 +75,6 @@ class Publisher(ABC):
     def publish(self, assembly: Assembly, words: Words) -> Published:
         """The system as the class's config and processor."""
 
-    def old(self, name: str) -> str:
-        """The name of a tensor as readers of all ages know it."""
-        return name
-
 
 def general(config: SystemConfig, model: MultimodalModel, modalities: Sequence[Modality]) -> Iterator[Misfit]:
     """What no published class has: other streams than these, memory, grafts other than LoRA, a quantised LLM."""
@@ -80,7 +82,7 @@ def general(config: SystemConfig, model: MultimodalModel, modalities: Sequence[M
     wanted = " and ".join(modalities)
     if sorted(s.modality for s in config.inputs.values()) != sorted(modalities):
         came = ", ".join(f"{n} ({s.modality})" for n, s in config.inputs.items()) or "none"
-        yield Misfit(f"its inputs are {came}", f"exactly one stream of {wanted} in `inputs`")
+        yield Misfit(f"its inputs are {came}", f"exactly one stream of {wanted} in `inputs`", far=6)
     for name, stream in config.inputs.items():
         if stream.into == "memory":
             yield Misfit(f"inputs.{name} feeds a memory", f"inputs.{name}.into: slots")

@@ -96,11 +96,8 @@ class VideoLlava(Publisher):
         )
         blank = llava.unused("inputs.image.encoder.model", eye.model)
         blank |= llava.unused("inputs.video.encoder.encoder.model", frame.model)
-        return Published(config, processor, video_llava.NAMES, blank, pictures)
-
-    def old(self, name: str) -> str:
-        """CLIP and SigLIP stood below `vision_model`, and older versions read them only there."""
-        return llava.older(name, ("image_tower.", "video_tower."))
+        older = llava.older(vision, "image_tower.", "video_tower.")
+        return Published(config, processor, video_llava.NAMES, blank, pictures, older)
 
 
 def _frames(model: MultimodalModel) -> tuple[int, Any]:
@@ -113,4 +110,3 @@ def _said(encoder: Any) -> dict[str, Any]:
     """What the config of a tower says, that its weights are shaped by."""
     found: dict[str, Any] = encoder.model.config.to_dict()
     return {k: v for k, v in found.items() if k not in ("_name_or_path", "dtype", "architectures")}
-
