@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 LINTERS := ruff==0.17.6 mypy==2.4.1
 STAMPS := tuxpaint-stamps-default
 OUT ?= runs/quickstart
+LEDGER := .cache/fidelity.jsonl
 CONFIG ?= llava
 SEED ?= 0
 
@@ -15,7 +16,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-quick lint format quickstart bench clean
+.PHONY: help venv test test-quick fidelity lint format quickstart bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -38,6 +39,13 @@ test: $(READY) ## run every test that a plain machine can, in minutes
 
 test-quick: $(READY) ## the same without the few that take longer
 	$(PYTEST) -m 'not slow and not network and not browser'
+
+# The checks write what they find into the ledger, line by line; the page is written only if all of them passed.
+fidelity: $(READY) ## hold mmlm against transformers, reference metrics and its own promises, in full; write docs/fidelity.md
+	@mkdir -p .cache && rm -f $(LEDGER)
+	MMLM_FIDELITY=full MMLM_LEDGER=$(LEDGER) $(PYTEST) -m 'not network and not browser' \
+		tests/fidelity tests/interop tests/evaluation/metrics tests/test_traps.py
+	$(BIN)/python tests/fidelity/table.py $(LEDGER) docs/fidelity.md
 
 lint: $(READY) ## ruff, its formatter as a check, and mypy
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 import json
 import pkgutil
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -112,12 +113,13 @@ def test_08_a_trained_encoder_is_saved_and_loaded(trained: Path) -> None:
     assert any(not torch.equal(fresh[n], kept[n]) for n in fresh if "embeddings" in n)
 
 
-@pytest.mark.parametrize("name", ["a+b+c+d+e", "finetune", "lora", "llava-mpt-mistral", "checkpoint-12", "..."])
-def test_09_and_11_the_name_of_a_folder_means_nothing(name: str, trained: Path, tmp_path: Path) -> None:
-    import shutil
+def moved(trained: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(trained, folder))
 
-    shutil.copytree(trained, tmp_path / name)
-    assert said(tmp_path / name, trained.parent) == said(trained, trained.parent)
+
+@pytest.mark.parametrize("name", ["a+b+c", "a+b+c+d+e", "checkpoint-12", "..."])
+def test_09_a_run_is_found_whatever_its_folder_is_called(name: str, trained: Path, tmp_path: Path) -> None:
+    assert said(moved(trained, tmp_path / name), trained.parent) == said(trained, trained.parent)
 
 
 def test_10_a_stage_that_trained_the_aligner_alone_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +140,11 @@ def test_10_a_stage_that_trained_the_aligner_alone_resumes(tmp_path: Path, monke
     monkeypatch.undo()
     train(config, tmp_path / "cut", "align")
     assert ends(tmp_path / "cut") == ends(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["finetune", "lora", "llava-mpt-mistral"])
+def test_11_the_name_of_a_folder_means_nothing(name: str, trained: Path, tmp_path: Path) -> None:
+    assert said(moved(trained, tmp_path / name), trained.parent) == said(trained, trained.parent)
 
 
 @pytest.fixture(scope="module")

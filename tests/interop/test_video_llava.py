@@ -1,5 +1,6 @@
 """Video-LLaVA of transformers, imported: the same ids, logits, losses and replies over pictures and clips."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def sample(said: list[Said]) -> Sample:
     return Sample((Turn("user", tuple(parts)),))
 
 
+def pictures_of(model: Any) -> str:
+    """What their model calls its pictures; it takes any other name too, and says nothing."""
+    known = signature(type(model.model).forward).parameters
+    return "pixel_values" if "pixel_values" in known else "pixel_values_images"
+
+
 def units(pair: Pair, said: list[Said]) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Our prompt with their tokens in the slots, and our units as their model takes them."""
     example = pair.ours.processor(sample(said), reply=True)
@@ -91,7 +98,7 @@ def units(pair: Pair, said: list[Said]) -> tuple[list[int], dict[str, torch.Tens
     for placed in example.placed:
         ids[placed.start : placed.start + placed.slots] = [tokens[placed.stream]] * placed.slots
         found[placed.stream].append(placed.units)
-    inputs = {"pixel_values": torch.cat(found["image"])} if found["image"] else {}
+    inputs = {pictures_of(pair.theirs): torch.cat(found["image"])} if found["image"] else {}
     return ids, inputs | ({"pixel_values_videos": torch.stack(found["video"])} if found["video"] else {})
 
 
@@ -108,7 +115,7 @@ def test_ids_and_pixels_are_theirs(pair: Pair, talk: str) -> None:
     assert ids == theirs["input_ids"][0].tolist()
     there = theirs.get("pixel_values", theirs.get("pixel_values_images"))
     if pictures:
-        assert torch.equal(inputs["pixel_values"], torch.stack(list(there)))
+        assert torch.equal(inputs[pictures_of(pair.theirs)], torch.stack(list(there)))
     if clips:  # frames are resized by torchvision there: two levels of 255 at most
         level = 2 / 255 / 0.26
         close = {"atol": level, "rtol": 0}
