@@ -60,9 +60,9 @@ def _print(arguments: Arguments, value: Callable[[], Any], table: Callable[[], s
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    from mmlm.columns import aligned
+
+    return "\n".join(aligned([header, *rows], words=range(len(header))))
 
 
 def _list(arguments: Arguments) -> None:

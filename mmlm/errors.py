@@ -11,3 +11,8 @@ class InputError(ValueError):
 def missing_extra(package: str, extra: str, need: str) -> InputError:
     """The error for an optional package that is not installed."""
     return InputError(f"{need} needs the package {package!r}, which is not installed: pip install 'mmlm[{extra}]'")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error of somebody else says; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from mmlm.codec import Codec, Stream
-from mmlm.errors import InputError
+from mmlm.errors import InputError, reason
 from mmlm.jsonfile import read_json
 from mmlm.sample import Sample
 from mmlm.templates import TEMPLATES, Layout, Mark, Marks, Template, find, layout, parse
@@ -126,8 +126,7 @@ class Vocabulary:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as e:
-            reason = str(e).strip().splitlines() or [type(e).__name__]
-            raise InputError(f"the tokenizer in {folder} cannot be loaded: {reason[0]}") from e
+            raise InputError(f"the tokenizer in {folder} cannot be loaded: {reason(e)}") from e
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"{folder}: {type(tokenizer).__name__} has no fast form; give a folder with tokenizer.json"
@@ -276,9 +275,14 @@ class Vocabulary:
         return self._layouts[key]
 
 
+def dated(source: str) -> str:
+    """A jinja template that asks for today's date, with the date that it always gets."""
+    return (_TODAY if "strftime_now" in source else "") + source
+
+
 def _draw(tokenizer: Any, source: str, messages: list[dict[str, Any]], opens: bool) -> str:
     """Messages as text by a jinja template, in the sandbox of transformers; with `opens`, up to where a reply begins."""
-    source = (_TODAY if "strftime_now" in source else "") + source
+    source = dated(source)
     try:
         drawn: str = tokenizer.apply_chat_template(
             messages, chat_template=source, tokenize=False, add_generation_prompt=opens

@@ -13,7 +13,7 @@ PART_FOLDERS = ("encoders", "aligners", "decoders")
 
 # A room (a file or folder of mmlm/) imports rooms of a lower rank and itself, nothing else.
 ROOMS = (
-    ("errors", "sample", "batch", "splice"),
+    ("errors", "sample", "batch", "splice", "columns"),
     ("registry", "interfaces", "jsonfile", "media", "templates", "packages", "codec", "blocks"),
     ("config", "weights", "writer"),
     ("vocabulary", "backbones", "data"),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmlm.columns import aligned
+
 _SHOWN = 3  # reasons that a table shows for each row; the JSON has all
 
 
@@ -33,12 +35,10 @@ class Report:
         """The rows as aligned text, each with its first reasons and its remarks below it."""
         columns = list(self.rows[0].values) if self.rows else []
         cells = [columns, *([_cell(row.values[c]) for c in columns] for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        numeric = [all(not isinstance(row.values[c], str) for row in self.rows) for c in columns]
+        words = [i for i, c in enumerate(columns) if any(isinstance(row.values[c], str) for row in self.rows)]
         lines = [self.title]
-        for line, row in zip(cells, [None, *self.rows], strict=True):
-            laid = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
-            lines.append("  ".join(laid).rstrip())
+        for line, row in zip(aligned(cells, words), [None, *self.rows], strict=True):
+            lines.append(line)
             if row is not None:
                 lines += [f"    {reason}" for reason in row.bad[:_SHOWN]]
                 if len(row.bad) > _SHOWN:

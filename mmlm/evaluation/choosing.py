@@ -13,11 +13,17 @@ from mmlm.evaluation.tasks.task import Task
 from mmlm.registry import component
 
 
-def build(name: str, data: Path, images: Path | None, options: Mapping[str, str]) -> Task:
-    """The task `name` on `data`. Raises InputError for an unknown task or option, or a value of another type."""
-    cls: Any = component("tasks", name)
+def task_class(name: str) -> type[Task]:
+    """The class of the task `name`. Raises InputError where there is none, or where it is no task."""
+    cls = component("tasks", name)
     if not issubclass(cls, Task):
         raise InputError(f"task {name!r}: {cls.__qualname__} of {cls.__module__} is not a subclass of Task")
+    return cls
+
+
+def build(name: str, data: Path, images: Path | None, options: Mapping[str, str]) -> Task:
+    """The task `name` on `data`. Raises InputError for an unknown task or option, or a value of another type."""
+    cls: Any = task_class(name)
     parameters = inspect.signature(cls).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "images"]
     types = get_type_hints(cls.__init__)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from mmlm.columns import aligned
 from mmlm.errors import InputError
+from mmlm.evaluation.choosing import task_class
 from mmlm.evaluation.recorded import Recorded, folders, read
-from mmlm.evaluation.result import interval, laid, number
+from mmlm.evaluation.result import interval, number
 from mmlm.evaluation.statistics import RESAMPLES, Array, Estimate, Measure, bootstrap, paired
-from mmlm.evaluation.tasks.task import Task
-from mmlm.registry import component
 
 _SHOWN = 3
 
@@ -59,7 +59,7 @@ class Comparison:
         head = ["metric", "n", "A", "95 %", "B", "95 %", "A - B", "95 %", "A alone", "B alone", "McNemar p"]
         body = [_cells(r) for r in self.rows]
         titles = [f"{self.task}, {self.metric}", f"A: {self.first}", f"B: {self.second}"]
-        return "\n".join([*titles, *laid([head, *body], words=1), *self.notes])
+        return "\n".join([*titles, *aligned([head, *body], words=range(1)), *self.notes])
 
 
 def compare(first: Path, second: Path, task: str | None = None, data: Path | None = None) -> Comparison:
@@ -145,10 +145,7 @@ def _same(a: Recorded, b: Recorded, task: str | None) -> None:
 
 def _measures(a: Recorded, b: Recorded) -> list[Measure]:
     """The measures that both evaluations report, in the order of the first."""
-    cls: Any = component("tasks", a.task)
-    if not issubclass(cls, Task):
-        raise InputError(f"task {a.task!r}: {cls.__qualname__} of {cls.__module__} is not a subclass of Task")
-    known = {m.name: m for m in cls.recorded(next(iter(a.scored.values())).values)}
+    known = {m.name: m for m in task_class(a.task).recorded(next(iter(a.scored.values())).values)}
     found = [known[name] for name in a.scores if name in known and name in b.scores]
     if not found:
         raise InputError(
@@ -200,8 +197,7 @@ def _notes(a: Recorded, b: Recorded, pictures: int) -> list[str]:
         notes.append("McNemar's p takes questions for independent, which those of one picture are not")
     if a.about["answers"].get("fingerprint") == b.about["answers"].get("fingerprint"):
         notes.append("both are of the same weights")
-    for what, key in (("prompts", "prompts"), ("decoding", "answers")):
-        inner = "sha256" if key == "prompts" else "decoding"
+    for what, key, inner in (("prompts", "prompts", "sha256"), ("decoding", "answers", "decoding")):
         if a.about[key][inner] != b.about[key][inner]:
             notes.append(f"the {what} differ, so the difference is not of the weights alone")
     failures = [len(x.about.get("failures", ())) for x in (a, b)]

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.errors import InputError
+from mmlm.evaluation.result import RESULTS, SCORES
 from mmlm.evaluation.tasks.task import Scored
 from mmlm.jsonfile import read_json
-
-RESULTS, SCORES = "results.json", "scores.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from mmlm.evaluation.asking import worded
 from mmlm.evaluation.concluding import conclude
 from mmlm.evaluation.order import drawn, unique
 from mmlm.evaluation.predictions import Answer, Predictions, key
-from mmlm.evaluation.result import Result
+from mmlm.evaluation.result import RESULTS, Result
 from mmlm.evaluation.tasks.task import Question, Task
 
 
 def rescore(task: Task, out: Path) -> Result:
     """The result of the answers in `out`, which `task` may now score by another rule. It replaces results.json."""
-    before = _before(out / "results.json", task)
+    before = _before(out / RESULTS, task)
     made, data = before["answers"], before["data"]
     whole = unique(task)
     questions = drawn(whole, data["limit"], made["seed"])

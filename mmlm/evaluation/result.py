@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmlm.columns import aligned
 from mmlm.evaluation.statistics import Estimate
 from mmlm.evaluation.tasks.task import Question, Scored
 
 _SHOWN = 5
+RESULTS, SCORES = "results.json", "scores.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,14 @@ class Result:
             {"id": q.id, "picture": q.picture, "answer": s.answer, "parsed": s.parsed, "values": dict(s.values)}
             for q, s in zip(self.questions, self.scored, strict=True)
         ]
-        _replace(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        _replace(folder / "results.json", json.dumps(self.as_json(), indent=1) + "\n")
+        _replace(folder / SCORES, "".join(json.dumps(line) + "\n" for line in lines))
+        _replace(folder / RESULTS, json.dumps(self.as_json(), indent=1) + "\n")
 
     def table(self) -> str:
         """The rows as text, followed by what did not work and what to know."""
         head = ["metric", "group", "n", "score", "95 %", "unparsed", "control", "95 %", "difference", "95 %"]
         body = [[r.metric, r.group, str(r.n), *_cells(r)] for r in self.rows]
-        lines = [f"{self.task}, {self.metric}", *laid([head, *body], words=2)]
+        lines = [f"{self.task}, {self.metric}", *aligned([head, *body], words=range(2))]
         if self.failures:
             lines.append(f"{len(self.failures)} of {self.rows[0].n} questions could not be asked and count as wrong:")
             lines += [f"  {f['id']}: {f['reason']}" for f in self.failures[:_SHOWN]]
@@ -88,17 +90,6 @@ def _cells(row: Row) -> list[str]:
         [number(e, sign), interval(e, sign)] for e, sign in ((row.score, ""), (row.control, ""), (row.difference, "+"))
     )
     return [*score, f"{row.unparsed:.4f}", *control, *difference]
-
-
-def laid(rows: Sequence[Sequence[str]], words: int) -> list[str]:
-    """Rows in columns of one width: the first `words` are set to the left, the others, numbers, to the right."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def number(estimate: Estimate | None, sign: str = "") -> str:

@@ -1,7 +1,6 @@
 """From a run to a folder that plain transformers loads, older versions and servers too; checked before it is there."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmlm.errors import InputError
 from mmlm.interop import tables
 from mmlm.interop.card import card
 from mmlm.interop.checked import Checked, check, reference
+from mmlm.interop.drafting import drafted
 from mmlm.interop.families.publisher import Published, Publisher, Words
 from mmlm.interop.fitting import exportable, publisher
 from mmlm.interop.wording import words
@@ -86,17 +86,8 @@ def export_run(run: Path, out: Path, *, lora: Lora = "merge", licence: str = "un
     if not found:
         raise InputError(f"{run}: {found.line()}")
     assembly.model.float()
-    draft = out.resolve().parent / f".{out.resolve().name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-        made = _write(run, assembly, publisher(found.kind), draft, out, lora, licence)
-        draft.rename(out)
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return made
+    with drafted(out) as draft:
+        return _write(run, assembly, publisher(found.kind), draft, out, lora, licence)
 
 
 def _write(

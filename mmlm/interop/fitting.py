@@ -41,8 +41,8 @@ class Exportable:
 
     def as_json(self) -> Mapping[str, Any]:
         """The same as plain values."""
-        said = {"why": self.why, "change": self.change} if not self else {"why": "", "change": ""}
-        return {"exportable": bool(self), "class": self.architecture, "model_type": self.kind, **said}
+        named = {"class": self.architecture, "model_type": self.kind}
+        return {"exportable": bool(self), **named, "why": self.why, "change": self.change}
 
 
 def publishers() -> Iterator[Publisher]:

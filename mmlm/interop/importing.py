@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from mmlm.assemble import Assembly, assemble
+from mmlm.columns import aligned
 from mmlm.config import load
 from mmlm.config.problems import hint
 from mmlm.config.writing import yaml
 from mmlm.errors import InputError
+from mmlm.interop.drafting import drafted
 from mmlm.interop.families import FAMILIES, NOT_YET
 from mmlm.interop.families.family import PARTS, Described
 from mmlm.interop.names import Match, Pair, match
@@ -65,15 +67,10 @@ class Imported:
         rows += [(p.name, p.kind, f"{p.parameters:,}", str(p.tensors)) for p in self.parts]
         total = sum(p.parameters for p in self.parts), sum(p.tensors for p in self.parts)
         rows.append(("all", "", f"{total[0]:,}", str(total[1])))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            f"{a.ljust(widths[0])}  {b.ljust(widths[1])}  {c.rjust(widths[2])}  {d.rjust(widths[3])}"
-            for a, b, c, d in rows
-        ]
         told = [
             f"{self.source} ({self.model_type}) is now the run {self.run}, which needs that folder no more.",
             "",
-            *lines,
+            *aligned(rows, words=range(2)),
         ]
         told += ["", f"Stored as {', '.join(self.dtypes)}, as they were; computed with in fp32."]
         if self.passed:
@@ -101,17 +98,8 @@ def import_folder(folder: Path, out: Path) -> Imported:
         raise InputError(f"{out} is there already; expected a new or an empty folder")
     source = open_folder(folder)
     found = describe(source)
-    draft = out.resolve().parent / f".{out.resolve().name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-        made = _write(source, found, draft, out)
-        draft.rename(out)
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return made
+    with drafted(out) as draft:
+        return _write(source, found, draft, out)
 
 
 def describe(source: Source) -> Described:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmlm.errors import InputError
+from mmlm.errors import InputError, reason
 from mmlm.interop.source import Source
 
 # Resize, cut the centre or pad to a square, scale, normalise: what encoders/pixels.py does.
@@ -107,7 +107,6 @@ def _settings(source: Source, loader: Any, files: Sequence[str], key: str) -> di
     try:
         made = loader.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise InputError(f"{source}: its processor of pictures ({key}) cannot be loaded: {reason}") from e
+        raise InputError(f"{source}: its processor of pictures ({key}) cannot be loaded: {reason(e)}") from e
     found: dict[str, Any] = json.loads(made.to_json_string())
     return found

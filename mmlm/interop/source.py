@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmlm.errors import InputError
+from mmlm.errors import InputError, reason
 from mmlm.jsonfile import read_json
 from mmlm.weights import refuse_code
 
@@ -51,8 +51,7 @@ class Source:
         try:
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as e:
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise InputError(f"{self}: its tokenizer cannot be loaded: {reason}") from e
+            raise InputError(f"{self}: its tokenizer cannot be loaded: {reason(e)}") from e
 
     def json(self, *names: str) -> dict[str, Any]:
         """The first of these JSON files that is there; empty where none is."""

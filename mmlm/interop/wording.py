@@ -13,7 +13,7 @@ from mmlm.assemble import Assembly
 from mmlm.interop.families.publisher import Publisher, Words
 from mmlm.sample import Image, Modality, Sample, Turn, Video
 from mmlm.templates import TEXT, Template
-from mmlm.vocabulary import _TODAY
+from mmlm.vocabulary import dated
 
 PADDED = 64  # a table that must grow, grows to a multiple of this
 
@@ -87,7 +87,7 @@ def _template(assembly: Assembly, tokenizer: Any, tokens: Mapping[Modality, str]
 
 def _dated(source: str) -> str:
     """A chat template that asks for today's date gets the one that the system was trained with."""
-    return (_TODAY if "strftime_now" in source else "") + source
+    return dated(source)
 
 
 def _unopened(tokenizer: Any, source: str) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmlm.columns import aligned
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -16,14 +18,6 @@ class Section:
 
 def render(section: Section) -> str:
     """The section with columns as wide as their widest entry, and its note below."""
-    lines = [section.head, *section.rows]
-    widths = [max(len(row[c]) for row in lines) for c in range(len(section.head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            x.ljust(w) if c < section.left else x.rjust(w) for c, (x, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    rows = [line(section.head), "  ".join("-" * w for w in widths), *map(line, section.rows)]
-    return "\n".join([*rows, section.note] if section.note else rows)
+    head, *rows = aligned([section.head, *section.rows], words=range(section.left))
+    rule = "  ".join("-" * max(map(len, column)) for column in zip(section.head, *section.rows, strict=True))
+    return "\n".join([head, rule, *rows, *([section.note] if section.note else [])])

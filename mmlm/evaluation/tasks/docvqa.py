@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from mmlm.errors import InputError
 from mmlm.evaluation.metrics import anls, exact
 from mmlm.evaluation.statistics import mean
-from mmlm.evaluation.tasks.records import picture
-from mmlm.evaluation.tasks.task import SHORT, Prediction, Question, Scored, Task, asked, readable
+from mmlm.evaluation.tasks.records import listed, picture
+from mmlm.evaluation.tasks.task import SHORT, Prediction, Question, Scored, Task, asked
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.prompt import Prompt
 from mmlm.training.readers.source import Folders
-from mmlm.training.readers.table import open_tables
 
 
 class DocVqaTask(Task):
@@ -32,12 +30,7 @@ class DocVqaTask(Task):
         self.folders = Folders.beside(path, images, None, None)
 
     def questions(self) -> list[Question]:
-        path = readable(self.files[0], "DocVQA's object with a list of questions, 'data'")
-        tables, _ = open_tables(path, {"data": ()})
-        if not len(tables.get("data", ())):
-            raise InputError(f"{path}: expected a list 'data' with at least one question, got none")
-        table = tables["data"]
-        return [self._question(table[i]) for i in range(len(table))]
+        return [self._question(r) for r in listed(self.files[0], "DocVQA")]
 
     def _question(self, record: Field) -> Question:
         id = record["questionId"].identity()

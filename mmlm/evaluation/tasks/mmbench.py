@@ -9,13 +9,12 @@ from mmlm.errors import InputError
 from mmlm.evaluation.metrics import letters, mmbench
 from mmlm.evaluation.tasks.records import meta
 from mmlm.evaluation.tasks.tables import tsv_rows
-from mmlm.evaluation.tasks.task import Prediction, Question, Scored, Task, asked
+from mmlm.evaluation.tasks.task import HINTED, Prediction, Question, Scored, Task, asked
 from mmlm.sample import Item
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.prompt import Prompt, lettered
 from mmlm.training.readers.source import encoded
 
-_PROMPT = "{items}\n{context}{question}\n{choices}\nAnswer with the option's letter from the given choices directly."
 _OPTIONS = "ABCDEFGH"
 
 
@@ -54,7 +53,7 @@ class MmBenchTask(Task):
         images: str | None = None,
         circular: bool = True,
         rule: letters.Rule = "vlmevalkit",
-        prompt: str = _PROMPT,
+        prompt: str = HINTED,
         tokens: int = 16,
     ) -> None:
         if images is not None:

@@ -10,6 +10,7 @@ from mmlm.evaluation.tasks.task import Question, asked, first_turn, readable
 from mmlm.sample import Item, Sample
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.source import MODALITIES, Folders
+from mmlm.training.readers.table import open_tables
 
 
 @runtime_checkable
@@ -69,6 +70,15 @@ def entries(path: Path, what: str) -> Iterator[tuple[str, Field]]:
         raise InputError(f"{path}: expected {what}; got a JSON {type(found).__name__} of {len(found) if found else 0}")
     for key, value in found.items():
         yield key, Field(f"{path}#{key}", "", value)
+
+
+def listed(path: Path, what: str) -> list[Field]:
+    """The questions of a file that is one JSON object with a list of them, 'data'."""
+    tables, _ = open_tables(readable(path, f"{what}'s object with a list of questions, 'data'"), {"data": ()})
+    table = tables.get("data", ())
+    if not len(table):
+        raise InputError(f"{path}: expected a list 'data' with at least one question, got none")
+    return [table[i] for i in range(len(table))]
 
 
 def meta(record: Field, *names: str) -> dict[str, str]:

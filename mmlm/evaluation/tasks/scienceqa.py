@@ -6,14 +6,12 @@ from mmlm.errors import InputError
 from mmlm.evaluation.metrics import letters
 from mmlm.evaluation.statistics import mean
 from mmlm.evaluation.tasks.records import entries, meta, picture
-from mmlm.evaluation.tasks.task import Prediction, Question, Scored, Task, asked
+from mmlm.evaluation.tasks.task import HINTED, Prediction, Question, Scored, Task, asked
 from mmlm.sample import Item
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.prompt import Prompt, lettered
 from mmlm.training.readers.qa import choices_of
 from mmlm.training.readers.source import Folders
-
-_PROMPT = "{items}\n{context}{question}\n{choices}\nAnswer with the option's letter from the given choices directly."
 
 
 class ScienceQaTask(Task):
@@ -35,7 +33,7 @@ class ScienceQaTask(Task):
         split: str = "test",
         rule: letters.Rule = "llava",
         context: bool = True,
-        prompt: str = _PROMPT,
+        prompt: str = HINTED,
         tokens: int = 16,
     ) -> None:
         super().__init__([path], split=split, rule=rule, context=context, prompt=prompt, tokens=tokens)

@@ -13,6 +13,7 @@ from mmlm.sample import Part, Sample, Turn
 
 SHORT = "{items}\n{question}\nAnswer the question using a single word or phrase."
 LETTER = "{items}\n{question}\n{choices}\nAnswer with the option's letter from the given choices directly."
+HINTED = "{items}\n{context}{question}\n{choices}\nAnswer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True, slots=True)

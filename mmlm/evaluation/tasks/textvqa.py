@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from mmlm.errors import InputError
 from mmlm.evaluation.metrics import vqa
 from mmlm.evaluation.statistics import mean
-from mmlm.evaluation.tasks.records import picture
-from mmlm.evaluation.tasks.task import SHORT, Prediction, Question, Scored, Task, asked, readable
+from mmlm.evaluation.tasks.records import listed, picture
+from mmlm.evaluation.tasks.task import SHORT, Prediction, Question, Scored, Task, asked
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.prompt import Prompt, references
 from mmlm.training.readers.source import Folders
-from mmlm.training.readers.table import open_tables
 
 _ANNOTATORS = 10
 
@@ -39,12 +37,7 @@ class TextVqaTask(Task):
         self.prompt, self.folders = Prompt(prompt, "question"), Folders.beside(path, images, None, None)
 
     def questions(self) -> list[Question]:
-        path = readable(self.files[0], "TextVQA's object with a list of questions, 'data'")
-        tables, _ = open_tables(path, {"data": ()})
-        if not len(tables.get("data", ())):
-            raise InputError(f"{path}: expected a list 'data' with at least one question, got none")
-        table = tables["data"]
-        return [self._question(table[i]) for i in range(len(table))]
+        return [self._question(r) for r in listed(self.files[0], "TextVQA")]
 
     def _question(self, record: Field) -> Question:
         id, image = record["question_id"].identity(), record["image_id"].identity()

@@ -22,7 +22,7 @@ class Blip2(Publisher):
 
     def fits(self, config: SystemConfig, model: MultimodalModel) -> list[Misfit]:
         """One stream of the BLIP-2 tower through a Q-Former into slots of a causal LLM or a T5."""
-        found = list(general(config, model, self.modalities))
+        found = list(general(config, self.modalities))
         taken = stream_of(config, self.modalities[0])
         if taken and taken[0] != self.modalities[0]:
             found.append(Misfit(f"its stream is named {taken[0]}", f"name it `{self.modalities[0]}`"))

@@ -30,7 +30,7 @@ class Llava(Publisher):
 
     def fits(self, config: SystemConfig, model: MultimodalModel) -> list[Misfit]:
         """One picture stream of a known tower through two linear layers into slots of a causal LLM."""
-        found = [*general(config, model, self.modalities), *spoken(config), *llm(config, model.backbone)]
+        found = [*general(config, self.modalities), *spoken(config), *llm(config, model.backbone)]
         if taken := stream_of(config, "image"):
             found += [*tower(config, model, "image"), *projector(taken[0], taken[1].aligner)]
         return found

@@ -76,9 +76,8 @@ class Publisher(ABC):
         """The system as the class's config and processor."""
 
 
-def general(config: SystemConfig, model: MultimodalModel, modalities: Sequence[Modality]) -> Iterator[Misfit]:
+def general(config: SystemConfig, modalities: Sequence[Modality]) -> Iterator[Misfit]:
     """What no published class has: other streams than these, memory, grafts other than LoRA, a quantised LLM."""
-    del model
     wanted = " and ".join(modalities)
     if sorted(s.modality for s in config.inputs.values()) != sorted(modalities):
         came = ", ".join(f"{n} ({s.modality})" for n, s in config.inputs.items()) or "none"

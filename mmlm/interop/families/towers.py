@@ -13,11 +13,10 @@ from mmlm.interop.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """An encoder by name, whether it has a class token, and whether it takes another picture size than its config's."""
+    """An encoder by name, and whether it has a class token."""
 
     encoder: str
     class_token: bool
-    any_size: bool = False
 
 
 TOWERS: dict[str, Tower] = {

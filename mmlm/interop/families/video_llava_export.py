@@ -21,7 +21,7 @@ class VideoLlava(Publisher):
 
     def fits(self, config: SystemConfig, model: MultimodalModel) -> list[Misfit]:
         """A LLaVA with a second stream of frames, whose tower and aligner are like those of pictures."""
-        found = [*general(config, model, self.modalities), *llava.spoken(config), *llava.llm(config, model.backbone)]
+        found = [*general(config, self.modalities), *llava.spoken(config), *llava.llm(config, model.backbone)]
         image, video = stream_of(config, "image"), stream_of(config, "video")
         for taken in (image, video):
             if taken:
