@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmlm.errors import InputError
-from mmlm.interfaces import Encoder, Transform
+from mmlm.interfaces import Cut, Encoder, Transform
 from mmlm.media import load_video
 from mmlm.sample import Image, Item, Modality, Video
 
@@ -26,7 +26,7 @@ class Frames:
         """The units of all frames, in order. Raises InputError where `item` is not a clip, or cannot be read."""
         if not isinstance(item, Video):
             raise InputError(f"this encoder reads video; came {item.modality}")
-        return torch.cat([self.inner(Image(frame)) for frame in load_video(item, self.frames)])
+        return torch.cat([Cut.of(self.inner(Image(frame))).units for frame in load_video(item, self.frames)])
 
 
 class FramesEncoder(Encoder):

@@ -17,6 +17,7 @@ from mmlm.interfaces import Encoder, Graft, InputAligner
 from mmlm.model import MultimodalModel, Stream
 from mmlm.processor import Processor, StreamPlan
 from mmlm.registry import component
+from mmlm.sample import Extent
 from mmlm.vocabulary import Vocabulary
 from mmlm.weights import Weights
 
@@ -159,7 +160,7 @@ def _plan(config: StreamConfig, stream: Stream) -> StreamPlan:
     return StreamPlan(
         modality=config.modality or stream.eyes.modality,
         transform=stream.eyes.transform,
-        tokens=_Tokens(type(stream.aligner).tokens, stream.aligner),
+        tokens=stream.aligner.count or _Tokens(stream.aligner),
         into=config.into,
         before=config.before,
         after=config.after,
@@ -171,10 +172,10 @@ def _plan(config: StreamConfig, stream: Stream) -> StreamPlan:
 class _Tokens:
     """How many tokens an item of n units gives: asked of the aligner once per n, and remembered, so that it pickles."""
 
-    def __init__(self, ask: Any, aligner: InputAligner) -> None:
-        self.known = {n: int(ask(aligner, n)) for n in range(1, 129)}
+    def __init__(self, aligner: InputAligner) -> None:
+        self.known = {n: aligner.tokens(n) for n in range(1, 129)}
 
-    def __call__(self, units: int) -> int:
+    def __call__(self, units: int, extent: Extent) -> int:
         if units not in self.known:
             raise InputError(
                 f"an item of {units} units is more than the {max(self.known)} that a stream takes; shorten it"

@@ -17,20 +17,42 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmlm.sample import Item, Modality, Sample
+from mmlm.sample import Extent, Item, Modality, Sample
 
 if TYPE_CHECKING:
     from mmlm.backbones.backbone import Backbone
     from mmlm.batch import Memory
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An item as n equal units, and how far it fills them where they alone do not say: the size of a picture cut into
+    tiles, the length of a sound. What the numbers of an `extent` are is between an encoder and the aligners that read it;
+    () says nothing, and then an item fills its units."""
+
+    units: Float[Tensor, "n ..."]
+    extent: Extent = ()
+
+    @classmethod
+    def of(cls, made: "Float[Tensor, 'n ...'] | Cut") -> "Cut":
+        """What a transform gives, as a Cut."""
+        return made if isinstance(made, Cut) else cls(made)
+
+
 @runtime_checkable
 class Transform(Protocol):
     """The CPU side of an encoder: one item to n equal units. Runs in data workers: holds no weights, pickles."""
 
-    def __call__(self, item: Item) -> Float[Tensor, "n ..."]:
+    def __call__(self, item: Item) -> Float[Tensor, "n ..."] | Cut:
         """Decode `item` and cut it into units; raises InputError where it cannot be read."""
         ...
+
+
+@runtime_checkable
+class Count(Protocol):
+    """How many tokens an item of so many units and of this extent becomes. Pickles, holds no weights."""
+
+    def __call__(self, units: int, extent: Extent) -> int: ...
 
 
 @runtime_checkable
@@ -73,6 +95,11 @@ class Features:
     values: Float[Tensor, "U L C"]
     counts: tuple[int, ...]
     instruction: Int[Tensor, "N I"] | None = None  # ids of the aligner's own tokenizer, 0 = padding
+    extents: tuple[Extent, ...] = ()  # of each item; empty where no item has one
+
+    def extent(self, i: int) -> Extent:
+        """The extent of item i."""
+        return self.extents[i] if self.extents else ()
 
 
 class Encoder(nn.Module, ABC):
@@ -95,20 +122,27 @@ class Encoder(nn.Module, ABC):
 class InputAligner(nn.Module, ABC):
     """Features to LLM tokens (or to memory that grafts attend to). Built with (shape, width, *, options).
 
-    `width` is the D of the tokens it gives. `tokenize` is set where the aligner reads the instruction.
+    `width` is the D of the tokens it gives. `tokenize` is set where the aligner reads the instruction, `count` where the
+    number of tokens depends on an item's extent too.
     """
 
     width: int
     tokenize: Tokenize | None = None
+    count: Count | None = None
     tiny: ClassVar[Mapping[str, object]] = {}
 
     @abstractmethod
     def tokens(self, units: int) -> int:
-        """How many tokens an item of `units` units becomes: a promise that `forward` keeps exactly."""
+        """How many tokens an item of `units` units that says nothing of its extent becomes: a promise that `forward` keeps
+        exactly, as it keeps that of `count`."""
+
+    def number(self, units: int, extent: Extent = ()) -> int:
+        """How many tokens an item becomes: by `count` where there is one, else by `tokens`."""
+        return self.count(units, extent) if self.count else self.tokens(units)
 
     @abstractmethod
     def forward(self, features: Features) -> Float[Tensor, "S D"]:
-        """Tokens of all items, one after the other: S = sum of tokens(count) over `features.counts`."""
+        """Tokens of all items, one after the other: S = sum of their numbers over `features.counts` (and `extents`)."""
 
 
 class Graft(nn.Module, ABC):

@@ -146,7 +146,7 @@ class MultimodalModel(nn.Module):
         with torch.set_grad_enabled(trained):
             cache = None if trained else self.cache
             values = cache.features(encoder, units) if cache else encoder(units.values)
-        return stream.aligner(Features(values, units.counts, units.instruction))  # type: ignore[no-any-return]
+        return stream.aligner(Features(values, units.counts, units.instruction, units.extents))  # type: ignore[no-any-return]
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B T D"], Memory | None]:
         """The LLM's input: text embedded, tokens of items in their slots; and the memory, if a stream feeds one."""
@@ -157,7 +157,8 @@ class MultimodalModel(nn.Module):
             if stream.into == "slots":
                 x = splice(x, units.where, tokens)
             else:
-                lengths = [stream.aligner.tokens(n) for n in units.counts]
+                extents = units.extents or ((),) * len(units.counts)
+                lengths = [stream.aligner.number(n, e) for n, e in zip(units.counts, extents, strict=True)]
                 remembered += zip(units.starts.tolist(), tokens.split(lengths), strict=True)
         return x, memorise(remembered, batch) if remembered else None
 

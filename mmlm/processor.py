@@ -4,7 +4,7 @@ It writes exactly as many slots as encoder and aligner will give tokens; a slot 
 make one. It lives in data workers: it holds no weights and pickles.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,20 +15,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmlm.batch import IGNORE, Batch, Units
 from mmlm.errors import InputError
-from mmlm.interfaces import Tokenize, Transform
+from mmlm.interfaces import Count, Cut, Tokenize, Transform
 from mmlm.media import digest
-from mmlm.sample import Modality, Sample
+from mmlm.sample import Extent, Modality, Sample
 from mmlm.templates import Template
 from mmlm.vocabulary import Place, Rendered, Segment, Text, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What the processor knows of a stream: how an item becomes units, and how many tokens units become."""
+    """What the processor knows of a stream: how an item becomes units, and how many tokens it becomes."""
 
     modality: Modality
     transform: Transform
-    tokens: Callable[[int], int]
+    tokens: Count
     into: Literal["slots", "memory"] = "slots"
     before: str = ""
     after: str = ""
@@ -46,6 +46,7 @@ class Placed:
     slots: int
     key: str
     instruction: list[int] | None = None
+    extent: Extent = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +159,17 @@ class Processor:
         slotted = [n for n, s in takers if s.into == "slots"]
         for name, stream in takers:
             try:
-                units = stream.transform(place.item)
+                cut = Cut.of(stream.transform(place.item))
             except InputError as e:
                 raise InputError(f"{sample.origin or sample.id}: {e}") from e
-            slots = stream.tokens(len(units)) if stream.into == "slots" else 0
+            slots = stream.tokens(len(cut.units), cut.extent) if stream.into == "slots" else 0
             instruction = stream.tokenize(sample.turns[place.turn].text) if stream.tokenize else None
             # The frame of the first and the last stream is written already; between two streams each has its own.
             if stream.into == "slots" and name != slotted[0]:
                 laid.put(self.vocabulary.structure(stream.before), learn=False)
-            laid.placed.append(Placed(name, units, len(laid.ids), slots, digest(place.item), instruction))
+            laid.placed.append(
+                Placed(name, cut.units, len(laid.ids), slots, digest(place.item), instruction, cut.extent)
+            )
             laid.put([self.vocabulary.pad] * slots, learn=False)
             if stream.into == "slots" and name != slotted[-1]:
                 laid.put(self.vocabulary.structure(stream.after), learn=False)
@@ -198,9 +201,9 @@ class Processor:
 def _gather(placed: list[tuple[int, Placed]], stream: StreamPlan) -> Units:
     """All items of one stream. Their slots are counted once more against what the aligner promises for their units."""
     for _, p in placed:
-        if stream.into == "slots" and stream.tokens(len(p.units)) != p.slots:
+        if stream.into == "slots" and (given := stream.tokens(len(p.units), p.extent)) != p.slots:
             raise ValueError(
-                f"stream {p.stream}: {p.slots} slots for an item of {len(p.units)} units, which gives {stream.tokens(len(p.units))} tokens"
+                f"stream {p.stream}: {p.slots} slots for an item of {len(p.units)} units, which gives {given} tokens"
             )
     where = [torch.arange(start, start + p.slots) for start, p in placed]
     instruction: Int[Tensor, "N I"] | None = None
@@ -215,4 +218,5 @@ def _gather(placed: list[tuple[int, Placed]], stream: StreamPlan) -> Units:
         where=torch.cat(where),
         keys=tuple(p.key for _, p in placed),
         instruction=instruction,
+        extents=tuple(p.extent for _, p in placed) if any(p.extent for _, p in placed) else (),
     )

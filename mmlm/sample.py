@@ -46,6 +46,7 @@ class Video:
 
 Item = Image | Audio | Video
 Part = str | Item
+Extent = tuple[int, ...]  # how far an item fills its units; () where there is nothing to say
 ITEMS: dict[Modality, type[Image] | type[Audio] | type[Video]] = {"image": Image, "audio": Audio, "video": Video}
 
 

@@ -41,6 +41,10 @@ def check_aligner(maker: Maker, sheet: Sheet) -> None:
         sheet.row(
             "tokenize", "pickles, holds no weights, gives ids above 0 and the same ones again", lambda: _tokenizes(part)
         )
+    if part.count is not None:
+        sheet.row(
+            "count", "pickles, holds no weights, says what tokens(n) says without an extent", lambda: _counts(part)
+        )
     given = _features(part, taken[0])
     check_module(
         sheet,
@@ -102,6 +106,15 @@ def _single(part: Any, given: Features, i: int) -> Tensor:
     own = given.instruction[i][given.instruction[i] != 0][None] if given.instruction is not None else None
     out: Tensor = part(Features(values, (COUNTS[i],), own))
     return out
+
+
+def _counts(part: Any) -> str:
+    other = again(part.count)
+    told = [part.count(n, ()) for n in COUNTS]
+    need(told == [part.tokens(n) for n in COUNTS], f"count gives {told}, tokens {[part.tokens(n) for n in COUNTS]}")
+    need(told == [other(n, ()) for n in COUNTS], "other numbers after pickling")
+    need(not (found := burden(part.count)), f"it carries {', '.join(found[:4])}")
+    return f"{told} tokens"
 
 
 def _tokenizes(part: Any) -> str:

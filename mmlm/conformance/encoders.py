@@ -11,6 +11,7 @@ from mmlm.conformance.building import Maker
 from mmlm.conformance.modules import again, alone, burden, check_module, check_variants
 from mmlm.conformance.report import Sheet, need
 from mmlm.errors import InputError
+from mmlm.interfaces import Cut
 from mmlm.sample import ITEMS, Audio, Image, Item, Modality, Video
 
 
@@ -37,7 +38,7 @@ def check_encoder(maker: Maker, sheet: Sheet) -> None:
     _check_transform(sheet, part, items(modality))
     try:
         units = torch.randn(
-            3, *part.transform(items(modality)[0]).shape[1:], generator=torch.Generator().manual_seed(5)
+            3, *units_of(part, items(modality)[0]).shape[1:], generator=torch.Generator().manual_seed(5)
         )
     except (InputError, AttributeError, TypeError):
         return  # the row above has said it
@@ -60,12 +61,22 @@ def check_encoder(maker: Maker, sheet: Sheet) -> None:
 
 def _shaped(part: Any) -> str:
     """What forward gives for two units, if `shape` says so."""
-    unit = part.transform(items(part.modality)[0])[:1]
+    unit = units_of(part, items(part.modality)[0])[:1]
     out, promised = part(torch.cat([unit, -unit])), part.shape
     need(list(out.shape) == [2, promised.length, promised.channels], f"{list(out.shape)}, but shape is {promised}")
     grid = promised.grid[0] * promised.grid[1] if promised.grid else promised.length - promised.prefix
     need(promised.prefix + grid == promised.length, f"{promised}: prefix and grid do not make the length")
     return f"{list(out.shape)} of {promised}"
+
+
+def units_of(part: Any, item: Item) -> Tensor:
+    """The units that the part makes of an item."""
+    return Cut.of(part.transform(item)).units
+
+
+def same(one: Cut, other: Cut) -> bool:
+    """Whether two cuts are equal, to the bit."""
+    return one.extent == other.extent and torch.equal(one.units, other.units)
 
 
 def _one_of(modality: Any) -> str:
@@ -76,7 +87,7 @@ def _one_of(modality: Any) -> str:
 def _check_transform(sheet: Sheet, part: Any, given: tuple[Item, ...]) -> None:
     def pickled() -> str:
         other = again(part.transform)
-        need(all(torch.equal(other(i), part.transform(i)) for i in given), "other units afterwards")
+        need(all(same(Cut.of(other(i)), Cut.of(part.transform(i))) for i in given), "other units afterwards")
         return "the same units"
 
     def weightless() -> str:
@@ -85,7 +96,7 @@ def _check_transform(sheet: Sheet, part: Any, given: tuple[Item, ...]) -> None:
         return "no module, no parameter"
 
     def cut() -> str:
-        made: list[Tensor] = [part.transform(i) for i in given]
+        made: list[Tensor] = [units_of(part, i) for i in given]
         need(
             all(m.is_floating_point() and len(m) >= 1 for m in made),
             f"{[str(m.dtype) for m in made]}, lengths {[len(m) for m in made]}",
@@ -106,7 +117,7 @@ def _check_transform(sheet: Sheet, part: Any, given: tuple[Item, ...]) -> None:
 
 
 def _repeats(part: Any, given: tuple[Item, ...]) -> str:
-    need(all(torch.equal(part.transform(i), part.transform(i)) for i in given), "other units the second time")
+    need(all(same(Cut.of(part.transform(i)), Cut.of(part.transform(i))) for i in given), "other units the second time")
     return "the same units"
 
 

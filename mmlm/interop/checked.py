@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmlm.assemble import Assembly
 from mmlm.errors import InputError
+from mmlm.interfaces import Cut
 from mmlm.interop.families.publisher import Publisher
 from mmlm.reply import Decoding, reply
 from mmlm.sample import Image, Part, Sample, Turn, Video
@@ -109,7 +110,7 @@ def reference(assembly: Assembly, publisher: Publisher) -> Reference:
     eyes: list[Any] = [
         s.eyes for n, s in assembly.model.streams.items() if assembly.config.inputs[n].modality == "image"
     ]
-    return Reference(found, eyes[0].transform(Image(drawn(*ODD))) if eyes else None)
+    return Reference(found, Cut.of(eyes[0].transform(Image(drawn(*ODD)))).units if eyes else None)
 
 
 def check(folder: Path, publisher: Publisher, expected: Reference, adapter: Path | None = None) -> Checked:

@@ -13,7 +13,7 @@ from mmlm.assemble import assemble
 from mmlm.backbones.backbone import Backbone
 from mmlm.config import PartConfig, StageConfig, SystemConfig
 from mmlm.errors import InputError
-from mmlm.interfaces import Encoder, Features
+from mmlm.interfaces import Cut, Encoder, Features
 from mmlm.interop import exportable
 from mmlm.model import MultimodalModel, Stream
 from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
@@ -219,4 +219,4 @@ def _unit(encoder: Encoder, modality: Modality) -> Tensor:
         "audio": Audio(np.zeros(16_000, np.float32), 16_000),
         "video": Video(np.zeros((2, 64, 64, 3), np.uint8), 1.0),
     }
-    return encoder.transform(blank[modality])[:1].to("meta")
+    return Cut.of(encoder.transform(blank[modality])).units[:1].to("meta")

@@ -77,8 +77,8 @@ def _blank(item: Item) -> torch.Tensor:
 def processor(vocabulary: Vocabulary) -> Processor:
     """Pictures in three slots, sounds framed in two, clips in the memory with a marker; no encoder is needed for that."""
     streams = {
-        "image": StreamPlan("image", _blank, lambda n: 3),
-        "audio": StreamPlan("audio", _blank, lambda n: 2, before=AROUND["audio"][0], after=AROUND["audio"][1]),
-        "video": StreamPlan("video", _blank, lambda n: 1, "memory", marker=AROUND["video"][1]),
+        "image": StreamPlan("image", _blank, lambda n, _: 3),
+        "audio": StreamPlan("audio", _blank, lambda n, _: 2, before=AROUND["audio"][0], after=AROUND["audio"][1]),
+        "video": StreamPlan("video", _blank, lambda n, _: 1, "memory", marker=AROUND["video"][1]),
     }
     return Processor(vocabulary, streams, 1 << 20)
