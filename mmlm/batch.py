@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmlm.sample import Extent
-
 IGNORE = -100
 
 
@@ -27,7 +25,7 @@ class Units:
     where: Int[Tensor, " S"]
     keys: tuple[str, ...] = ()  # content hash per item, so that a frozen encoder sees each item once
     instruction: Int[Tensor, "N I"] | None = None
-    extents: tuple[Extent, ...] = ()  # per item; empty where no item has one
+    extents: tuple[tuple[int, ...], ...] = ()  # per item; empty where no item has one
 
 
 @dataclass(frozen=True, slots=True)
