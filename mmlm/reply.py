@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,39 +10,30 @@ from torch import Tensor
 from mmlm.assemble import Assembly
 from mmlm.batch import IGNORE
 from mmlm.errors import InputError
+from mmlm.processor import Example
 from mmlm.sample import Sample, Turn
-
-Finish = Literal["end", "limit", "stop"]
+from mmlm.speech import Finish, Reply, Run, Speech
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How tokens are chosen: greedy at temperature 0, otherwise nucleus sampling (Holtzman et al. 2020) from `seed`, the same
-    for a sample whatever batch it is in. `stop` strings end a reply and are cut off."""
+    for a sample whatever batch it is in. `stop` strings end a reply and are cut off. `items`: the most pictures, sounds and
+    clips that one reply may hold."""
 
     limit: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    items: int = 4
 
     def __post_init__(self) -> None:
-        if self.limit < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        if self.limit < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.items < 0:
             raise InputError(
-                f"decoding: expected limit >= 1, temperature >= 0 and 0 < top_p <= 1; got limit {self.limit}, "
-                f"temperature {self.temperature}, top_p {self.top_p}"
+                f"decoding: expected limit >= 1, temperature >= 0, 0 < top_p <= 1 and items >= 0; got limit {self.limit}, "
+                f"temperature {self.temperature}, top_p {self.top_p}, items {self.items}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model said: the text, its ids with the log-probability of each, and why it ended."""
-
-    text: str
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish: Finish
-    prompt_tokens: int
 
 
 def reply(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding | None = None) -> list[Reply]:
@@ -54,10 +44,11 @@ def reply(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding | No
     return said
 
 
-def stream(assembly: Assembly, sample: Sample, decoding: Decoding | None = None) -> Iterator[str]:
-    """The reply so far, again after each token. Closing the iterator stops the model within one token."""
+def stream(assembly: Assembly, sample: Sample, decoding: Decoding | None = None) -> Iterator[Reply]:
+    """The reply so far, again after each token; its items come with the last one. Closing the iterator stops the model within
+    one token."""
     for (said,) in _say(assembly, [sample], decoding or Decoding()):
-        yield said.text
+        yield said
 
 
 def _say(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding) -> Iterator[list[Reply]]:
@@ -65,34 +56,37 @@ def _say(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding) -> I
     model, vocabulary = assembly.model, assembly.vocabulary
     examples = [assembly.processor(s, reply=True, length=assembly.processor.length - decoding.limit) for s in samples]
     batch = assembly.processor.collate([[e] for e in examples], left=True).to(model.device)
+    speech = Speech(assembly, decoding.items)
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in samples]
-    rows = [_Row(len(e), e.lead) for e in examples]
+    rows = [_Row(e, speech) for e in examples]
     stops = decoding.stop + tuple(vocabulary.template.stop)
     with torch.inference_mode():
         x, memory = model.embed(batch)
         session = model.backbone.start(x, batch, memory)
     for _ in range(decoding.limit):
         with torch.inference_mode():
-            ids, logprobs = _choose(model.backbone.logits(session.states), decoding, generators)
+            logits = speech.free(model.backbone.logits(session.states), [row.run for row in rows])
+            ids, logprobs = _choose(logits, decoding, generators)
         for row, token, logprob in zip(rows, ids.tolist(), logprobs.tolist(), strict=True):
             if row.finish is None:
                 row.take(token, logprob, assembly, stops)
         done = all(row.finish for row in rows)
-        yield [row.reply(assembly) for row in rows] if done or len(rows) == 1 else []
         if done:
-            return
+            break
+        if len(rows) == 1:
+            yield [row.reply(assembly) for row in rows]
         with torch.inference_mode():
-            session.advance(ids)
+            session.advance(ids, speech.given(ids, [row.run for row in rows]))
     for row in rows:
         row.finish = row.finish or "limit"
-    yield [row.reply(assembly) for row in rows]
+    yield speech.made([row.reply(assembly) for row in rows], examples, [row.run for row in rows], decoding.seed)
 
 
 class _Row:
     """One reply under way."""
 
-    def __init__(self, prompt_tokens: int, lead: str) -> None:
-        self.prompt_tokens, self.lead = prompt_tokens, lead
+    def __init__(self, example: Example, speech: Speech) -> None:
+        self.prompt_tokens, self.lead, self.run = len(example), example.lead, Run(speech)
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish: Finish | None = None
@@ -101,6 +95,7 @@ class _Row:
     def take(self, token: int, logprob: float, assembly: Assembly, stops: tuple[str, ...]) -> None:
         self.ids.append(token)
         self.logprobs.append(logprob)
+        self.run.take(token)
         if token in assembly.vocabulary.ends:
             self.finish = "end"
         elif stops:

@@ -74,7 +74,7 @@ def chat(
 def _stream(assembly: Assembly, sample: Sample, decoding: Decoding, write: Callable[[str], object]) -> str:
     """Write the reply as it comes; gives the whole of it."""
     shown = ""
-    for text in stream(assembly, sample, decoding):
+    for text in (said.text for said in stream(assembly, sample, decoding)):
         if text.startswith(shown):
             write(text[len(shown) :])
             shown = text

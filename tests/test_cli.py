@@ -40,7 +40,7 @@ class Told:
 def shelf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables of the shelf of tests/config in place of the project's."""
     monkeypatch.syspath_prepend(HERE / "config")
-    kinds = ("encoders", "aligners", "backbones", "grafts", "readers")
+    kinds = ("encoders", "aligners", "backbones", "grafts", "readers", "output_aligners", "decoders")
     monkeypatch.setattr(registry, "KINDS", {kind: f"shelf.{kind}" for kind in kinds})
 
 
