@@ -42,7 +42,14 @@ class PixelDiffusion(Decoder):
     """
 
     modality: Modality = "image"
-    tiny: ClassVar[dict[str, object]] = {"size": 8, "channels": [8, 16], "blocks": 1, "steps": 2, "heads": 2}
+    tiny: ClassVar[dict[str, object]] = {
+        "size": 8,
+        "channels": [8, 16],
+        "blocks": 1,
+        "steps": 2,
+        "heads": 2,
+        "drop": 0.5,
+    }
 
     def __init__(
         self,
