@@ -26,11 +26,11 @@ def once(
     """One reply to items and a text."""
     parts: list[Part] = [item(m, p) for m, p in items]
     assembly = load_run(run)
-    sample = Sample((Turn("user", (*parts, _gap(parts) + text)),), id="reply", origin="command line")
+    sample = Sample((Turn("user", (*parts, gap(parts) + text)),), id="reply", origin="command line")
     return reply(assembly, [sample], Decoding(limit, temperature, top_p))[0].text
 
 
-def _gap(items: Sequence[Part]) -> str:
+def gap(items: Sequence[Part]) -> str:
     """LLaVA's convention, which its data keep: a line break between the items and the question."""
     return "\n" if items else ""
 
@@ -64,7 +64,7 @@ def chat(
             elif command.startswith("/"):
                 write(_HELP + "\n")
             elif line.strip():
-                asked = Turn("user", (*waiting, _gap(waiting) + line))
+                asked = Turn("user", (*waiting, gap(waiting) + line))
                 said = _stream(assembly, Sample((*turns, asked), origin="chat"), decoding, write)
                 turns, waiting = [*turns, asked, Turn("assistant", (said,))], []
         except InputError as e:
@@ -74,9 +74,8 @@ def chat(
 def _stream(assembly: Assembly, sample: Sample, decoding: Decoding, write: Callable[[str], object]) -> str:
     """Write the reply as it comes; gives the whole of it."""
     shown = ""
-    for text in stream(assembly, sample, decoding):
-        if text.startswith(shown):
-            write(text[len(shown) :])
-            shown = text
+    for said in stream(assembly, sample, decoding):
+        write(said.text[len(shown) :])
+        shown = said.text
     write("\n")
     return shown
