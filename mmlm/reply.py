@@ -10,9 +10,9 @@ from torch import Tensor
 from mmlm.assemble import Assembly
 from mmlm.batch import IGNORE
 from mmlm.errors import InputError
-from mmlm.processor import Example
 from mmlm.sample import Sample, Turn
 from mmlm.speech import Finish, Reply, Run, Speech
+from mmlm.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ def reply(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding | No
 
 
 def stream(assembly: Assembly, sample: Sample, decoding: Decoding | None = None) -> Iterator[Reply]:
-    """The reply so far, again after each token; its items come with the last one. Closing the iterator stops the model within
-    one token."""
+    """The reply so far, again after each token. Its text only ever grows: half a character, and what may be the beginning
+    of a stop, wait for what comes next. Its items come with the last one. Closing the iterator stops the model within one
+    token."""
     for (said,) in _say(assembly, [sample], decoding or Decoding()):
         yield said
 
@@ -56,10 +57,10 @@ def _say(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding) -> I
     model, vocabulary = assembly.model, assembly.vocabulary
     examples = [assembly.processor(s, reply=True, length=assembly.processor.length - decoding.limit) for s in samples]
     batch = assembly.processor.collate([[e] for e in examples], left=True).to(model.device)
-    speech = Speech(assembly, decoding.items)
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in samples]
-    rows = [_Row(e, speech) for e in examples]
     stops = decoding.stop + tuple(vocabulary.template.stop)
+    speech = Speech(assembly, decoding.items)
+    rows = [_Row(vocabulary, stops, len(e), e.lead, Run(speech)) for e in examples]
     with torch.inference_mode():
         x, memory = model.embed(batch)
         session = model.backbone.start(x, batch, memory)
@@ -69,44 +70,53 @@ def _say(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding) -> I
             ids, logprobs = _choose(logits, decoding, generators)
         for row, token, logprob in zip(rows, ids.tolist(), logprobs.tolist(), strict=True):
             if row.finish is None:
-                row.take(token, logprob, assembly, stops)
-        done = all(row.finish for row in rows)
-        if done:
+                row.take(token, logprob)
+        if all(row.finish for row in rows):
             break
         if len(rows) == 1:
-            yield [row.reply(assembly) for row in rows]
+            yield [row.reply() for row in rows]
         with torch.inference_mode():
             session.advance(ids, speech.given(ids, [row.run for row in rows]))
     for row in rows:
         row.finish = row.finish or "limit"
-    yield speech.made([row.reply(assembly) for row in rows], examples, [row.run for row in rows], decoding.seed)
+    yield speech.made([row.reply() for row in rows], examples, [row.run for row in rows], decoding.seed)
 
 
 class _Row:
     """One reply under way."""
 
-    def __init__(self, example: Example, speech: Speech) -> None:
-        self.prompt_tokens, self.lead, self.run = len(example), example.lead, Run(speech)
+    def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...], prompt_tokens: int, lead: str, run: Run) -> None:
+        self.vocabulary, self.stops, self.prompt_tokens, self.lead = vocabulary, stops, prompt_tokens, lead
+        self.run = run
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish: Finish | None = None
         self.cut: int | None = None
 
-    def take(self, token: int, logprob: float, assembly: Assembly, stops: tuple[str, ...]) -> None:
+    def take(self, token: int, logprob: float) -> None:
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.run.take(token)
-        if token in assembly.vocabulary.ends:
+        if token in self.vocabulary.ends:
             self.finish = "end"
-        elif stops:
-            text = assembly.vocabulary.decode(self.ids, lead=self.lead)
-            found = [at for s in stops if (at := text.find(s)) >= 0]
+        elif self.stops:
+            text = self.vocabulary.decode(self.ids, lead=self.lead)
+            found = [at for s in self.stops if (at := text.find(s)) >= 0]
             if found:
                 self.finish, self.cut = "stop", min(found)
 
-    def reply(self, assembly: Assembly) -> Reply:
-        text = assembly.vocabulary.decode(self.ids, lead=self.lead)[: self.cut]
+    def reply(self) -> Reply:
+        text = self.vocabulary.decode(self.ids, lead=self.lead)[: self.cut] if self.finish else self._certain()
         return Reply(text, tuple(self.ids), tuple(self.logprobs), self.finish or "limit", self.prompt_tokens)
+
+    def _certain(self) -> str:
+        """What stands whatever comes next."""
+        text = self.vocabulary.decode(self.ids)
+        if self.lead.startswith(text):
+            return ""
+        text = text.removeprefix(self.lead).rstrip("\ufffd")
+        begun = [n for s in self.stops for n in range(1, len(s)) if text.endswith(s[:n])]
+        return text[: len(text) - max(begun, default=0)]
 
 
 def _choose(
@@ -126,12 +136,27 @@ def _choose(
     return ids, logp.gather(-1, ids[:, None]).squeeze(-1)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A given reply: the sum of log p over the tokens that would say it, their number, and whether each of them is the
+    likeliest one where it stands."""
+
+    total: float
+    tokens: int
+    greedy: bool
+
+
 def likelihood(
     assembly: Assembly, samples: Sequence[Sample], options: Sequence[Sequence[str]]
 ) -> list[list[tuple[float, int]]]:
     """For each sample that ends with a user turn and each of its options: the sum of log p over the tokens that would say it
     as the whole reply (its end token included, so that "cat" does not profit from "cattle"), and their number."""
+    return [[(r.total, r.tokens) for r in each] for each in ranked(assembly, samples, options)]
+
+
+@torch.inference_mode()
+def ranked(assembly: Assembly, samples: Sequence[Sample], options: Sequence[Sequence[str]]) -> list[list[Ranked]]:
+    """As `likelihood`, and whether greedy decoding would say the option."""
     model = assembly.model
     sizes = [len(o) for o in options]
     asked = [
@@ -144,16 +169,18 @@ def likelihood(
     examples = [assembly.processor(s) for s in asked]
     batch = assembly.processor.collate([[e] for e in examples]).to(model.device)
     states, targets = model.states(batch)
-    logp = torch.cat(
-        [
-            model.backbone.logits(s).log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
-            for s, t in zip(states.split(256), targets.split(256), strict=True)
-        ]
-    )
+    told: list[Tensor] = []
+    likeliest: list[Tensor] = []
+    for s, t in zip(states.split(256), targets.split(256), strict=True):
+        logits = model.backbone.logits(s)
+        told.append(logits.log_softmax(-1).gather(-1, t[:, None]).squeeze(-1))
+        likeliest.append(logits.argmax(-1) == t)
+    learned = [e.learned for e in examples]
     scores = []
-    for example, row in zip(examples, logp.split([e.learned for e in examples]), strict=True):
+    rows = zip(torch.cat(told).split(learned), torch.cat(likeliest).split(learned), strict=True)
+    for example, (logp, best) in zip(examples, rows, strict=True):
         last = _last_run(example.labels)
-        scores.append((float(row[-last:].sum()), last))
+        scores.append(Ranked(float(logp[-last:].sum()), last, bool(best[-last:].all())))
     it = iter(scores)
     return [[next(it) for _ in range(n)] for n in sizes]
 

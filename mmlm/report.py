@@ -4,12 +4,14 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmlm.errors import InputError
 from mmlm.evaluation import Result
+from mmlm.evaluation.calibrating import ABOUT, Calibration
 from mmlm.evaluation.tasks.task import Question, Scored
 from mmlm.media import load_image
 from mmlm.sample import Image
@@ -35,6 +37,7 @@ pre { overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; border: 1px soli
 .good { color: var(--good); font-weight: 600; }
 .bad { color: var(--bad); font-weight: 600; }
 svg { width: 100%; height: auto; }
+svg.small { max-width: 320px; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 """
 
@@ -49,6 +52,7 @@ def write(run: Path, results: Mapping[str, Result], shown: int = 24) -> Path:
     ]
     for result in results.values():
         blocks.append(f"<pre>{html.escape(result.table())}</pre>")
+        blocks += [_reliability(kind, c) for kind, c in list(result.calibration.items())[:1]]
     blocks.append("<h2>Loss while training</h2>" + _curves(_lines(run / "metrics.jsonl")))
     for task, result in results.items():
         pairs = list(zip(result.questions, result.scored, strict=True))
@@ -93,6 +97,26 @@ def _thumbnail(item: Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}'>"
+
+
+def _reliability(kind: str, calibration: Calibration) -> str:
+    """How right answers are over how sure the model was: a dot for each bin that holds an answer, as large as it holds
+    many; dots on the line are of a model that is as often right as it is sure."""
+    side, edge = 240, 28
+    marks = [f"<line x1={edge} y1={edge + side} x2={edge + side} y2={edge} stroke='var(--line)' stroke-width=2 />"]
+    for share, said in ((0, "0"), (0.5, "0.5"), (1, "1")):
+        x, y = edge + share * side, edge + (1 - share) * side
+        marks.append(f"<line x1={edge} x2={edge + side} y1={y} y2={y} stroke='var(--line)'/>")
+        marks.append(f"<text x={edge - 6} y={y + 4} text-anchor=end>{said}</text>")
+        marks.append(f"<text x={x} y={edge + side + 16} text-anchor=middle>{said}</text>")
+    for b in calibration.curve:
+        x, y = edge + b.confidence * side, edge + (1 - b.accuracy) * side
+        said = f"{b.n} answers, confidence {b.confidence:.2f}, right {b.accuracy:.2f}"
+        size = 3 + 9 * math.sqrt(b.n / calibration.n)
+        marks.append(f"<circle cx={x:.1f} cy={y:.1f} r={size:.1f} fill='var(--one)'><title>{said}</title></circle>")
+    span = side + 2 * edge
+    drawn = f"<svg class=small viewBox='0 0 {span} {span}' role=img aria-label='reliability'>{''.join(marks)}</svg>"
+    return f"{drawn}<p class=soft>Share of right answers (up) over {html.escape(ABOUT.get(kind, kind))} (across), in ten bins.</p>"
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> str:

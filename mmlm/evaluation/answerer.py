@@ -8,12 +8,15 @@ from mmlm.sample import Sample
 
 @runtime_checkable
 class Said(Protocol):
-    """A reply, as `mmlm.reply.Reply`: the text, its ids, why it ended, and the length of the prompt in tokens."""
+    """A reply, as `mmlm.reply.Reply`: the text, its ids with the log-probability of each (none where the model does not
+    tell them), why it ended, and the length of the prompt in tokens."""
 
     @property
     def text(self) -> str: ...
     @property
     def ids(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Sequence[float]: ...
     @property
     def finish(self) -> str: ...
     @property

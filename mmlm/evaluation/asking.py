@@ -1,5 +1,6 @@
 """Evaluation room: put questions to a model in batches, and keep every answer."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -112,8 +113,16 @@ def _replied(task: Task, asking: Asking, said: Said) -> Answer:
         parsed=task.read(asking.question, Prediction(said.text)),
         prompt_tokens=said.prompt_tokens,
         tokens=len(said.ids),
+        logprob=_whole(said),
         finish=said.finish,
     )
+
+
+def _whole(said: Said) -> float | None:
+    """The sum of log p over a reply; None where it is not told for every token, or is no number."""
+    if not said.ids or len(said.logprobs) != len(said.ids) or not all(map(math.isfinite, said.logprobs)):
+        return None
+    return min(0.0, math.fsum(said.logprobs))
 
 
 def _ranked(task: Task, asking: Asking, ranks: tuple[tuple[float, int], ...]) -> Answer:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmlm.columns import aligned
 from mmlm.errors import InputError
+from mmlm.evaluation.calibrating import ABOUT, differences, judged, kinds
 from mmlm.evaluation.choosing import task_class
 from mmlm.evaluation.recorded import Recorded, folders, read
 from mmlm.evaluation.result import interval, number
@@ -81,7 +82,9 @@ def compare(first: Path, second: Path, task: str | None = None, data: Path | Non
         Difference(m.name, len(ids), scores[0][m.name], scores[1][m.name], differences[m.name], *_alone(m, left, right))
         for m in measures
     ]
-    return Comparison(a.task, a.metric, a.folder, b.folder, len(set(clusters)), rows, _notes(a, b, len(set(clusters))))
+    more, said = _calibrations(a, b, ids)
+    notes = [*_notes(a, b, len(set(clusters))), *said]
+    return Comparison(a.task, a.metric, a.folder, b.folder, len(set(clusters)), [*rows, *more], notes)
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
@@ -153,6 +156,22 @@ def _measures(a: Recorded, b: Recorded) -> list[Measure]:
             f"({', '.join(known)}); score both again with --rescore"
         )
     return found
+
+
+def _calibrations(a: Recorded, b: Recorded, ids: Sequence[str]) -> tuple[list[Difference], list[str]]:
+    """ECE, Brier score and AUROC of the first kind of confidence that both recorded, and what to know of them."""
+    right = task_class(a.task).right
+    if right(a.scored[ids[0]].values) is None:
+        return [], []
+    for kind in kinds(list(a.scored.values())):
+        each = {i: [judged(x.scored[i], right, kind) for x in (a, b)] for i in ids}
+        both = {i: (p, q) for i, (p, q) in each.items() if p is not None and q is not None}
+        if both:
+            first, second = zip(*both.values(), strict=True)
+            found = differences(first, second, [a.pictures[i] for i in both])
+            rows = [Difference(name, len(both), *estimates) for name, estimates in found.items()]
+            return rows, [f"ECE, Brier and AUROC are of {ABOUT.get(kind, kind)}; of ECE and Brier less is better"]
+    return [], ["calibration: not compared (both would have to have recorded the same kind of confidence)"]
 
 
 def _agree(recorded: Recorded, found: Mapping[str, Estimate]) -> None:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from mmlm.evaluation import calibrating
 from mmlm.evaluation.control import ABOUT, NONE
 from mmlm.evaluation.predictions import Answer
 from mmlm.evaluation.result import Result, Row
@@ -44,12 +46,17 @@ def conclude(
     failures = [{"id": a.id, "reason": a.error} for a in answers if a.error]
     rows = _rows(task, questions, scored, controlled, made["seed"])
     covered = f"; it covers {len(controlled)} of {n} questions" if len(controlled) < n else ""
-    notes = [*task.notes, ABOUT + covered if controlled else NONE]
-    return Result(task.name, task.version, about, rows, failures, notes, questions, scored)
+    sure = calibrating.calibrate(scored, controlled, [q.picture for q in questions], task.right, made["seed"])
+    untold = [calibrating.NONE] if not sure and task.right(scored[0].values) is not None else []
+    notes = [*task.notes, *untold, ABOUT + covered if controlled else NONE]
+    return Result(task.name, task.version, about, rows, failures, notes, questions, scored, sure)
 
 
 def _score(task: Task, questions: Sequence[Question], answers: Sequence[Answer]) -> list[Scored]:
-    return task.score_all(questions, [Prediction(a.reply, a.ranks) for a in answers]) if questions else []
+    """The values of each answer, and how sure the model was of it."""
+    said = [Prediction(a.reply, a.ranks, a.logprob, a.tokens) for a in answers]
+    scored = task.score_all(questions, said) if questions else []
+    return [replace(s, confidence=task.confidence(p)) for s, p in zip(scored, said, strict=True)]
 
 
 def _digest(prompts: list[str]) -> str:

@@ -1,11 +1,12 @@
 """Evaluation room: the record of what a model answered - append-only, one line an answer, resumable.
 
 `predictions.jsonl` holds nothing that depends on when or how fast something ran: two runs in fp32 give the same bytes.
-What does is in `timings.jsonl` beside it.
+What does is in `timings.jsonl` beside it. (At another batch size the last digits of log-probabilities may differ.)
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +19,10 @@ from mmlm.sample import Sample
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One line. `error` says why a question could not be asked; it is then wrong, and asked again on the next run."""
+    """One line. `logprob` is the sum of log p over the `tokens` of the reply, its end token included, and None where the
+    model did not tell it; a line without it, written before it was recorded, is read so. `error` says why a question
+    could not be asked; it is then wrong, and asked again on the next run.
+    """
 
     key: str
     id: str
@@ -30,6 +34,7 @@ class Answer:
     references: tuple[str, ...] = ()
     prompt_tokens: int = 0
     tokens: int = 0
+    logprob: float | None = None
     finish: str = ""
     error: str = ""
 
@@ -103,9 +108,22 @@ def _parse(line: bytes, where: str) -> Answer:
     try:
         raw: dict[str, Any] = json.loads(line)
         ranks = tuple((float(p), int(n)) for p, n in raw["ranks"])
-        lists = {"pictures": tuple(raw["pictures"]), "references": tuple(raw["references"]), "ranks": ranks}
-        return Answer(**{f.name: lists.get(f.name, raw[f.name]) for f in fields(Answer)})
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        told = raw.get("logprob")
+        read: dict[str, Any] = {
+            "pictures": tuple(raw["pictures"]),
+            "references": tuple(raw["references"]),
+            "ranks": ranks,
+            "logprob": told if told is None else _sum(told),
+        }
+        return Answer(**{f.name: read[f.name] if f.name in read else raw[f.name] for f in fields(Answer)})
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         raise InputError(
             f"{where} is not a recorded answer ({type(e).__name__}: {e}); remove that line, or the file to begin anew"
         ) from e
+
+
+def _sum(told: object) -> float:
+    """A recorded sum of log p, which no probability makes positive or infinite."""
+    if isinstance(told, bool) or not isinstance(told, float | int) or not -math.inf < told <= 0:  # nan is neither
+        raise ValueError(f"logprob: expected a number up to 0, got {told!r:.60}")
+    return float(told)

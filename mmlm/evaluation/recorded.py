@@ -64,7 +64,8 @@ def read(folder: Path) -> Recorded:
         for line in text.splitlines():
             row = json.loads(line)
             values = {str(k): float(v) for k, v in row["values"].items()}
-            scored[str(row["id"])] = Scored(values, bool(row["parsed"]), str(row["answer"]))
+            sure = {str(k): _share(v) for k, v in row.get("confidence", {}).items()}
+            scored[str(row["id"])] = Scored(values, bool(row["parsed"]), str(row["answer"]), sure)
             pictures[str(row["id"])] = str(row["picture"])
         found = Recorded(folder, about, scored, pictures)
         n = next(r["n"] for r in about["rows"] if r["group"] == "all" and found.scores)
@@ -77,6 +78,13 @@ def read(folder: Path) -> Recorded:
             f"{folder}: {RESULTS} speaks of {n} questions, {SCORES} of {len(scored)}; {_again(about, folder)}"
         )
     return found
+
+
+def _share(value: object) -> float:
+    """A recorded confidence, which is a number in 0..1."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value <= 1:
+        raise ValueError(f"confidence: expected a number in 0..1, got {value!r:.60}")
+    return float(value)
 
 
 def _again(about: Mapping[str, Any], folder: Path) -> str:

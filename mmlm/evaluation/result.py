@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.columns import aligned
+from mmlm.evaluation import calibrating
+from mmlm.evaluation.calibrating import Calibration
 from mmlm.evaluation.statistics import Estimate
 from mmlm.evaluation.tasks.task import Question, Scored
 
@@ -32,7 +34,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The rows, what they were made with, and every question that could not be asked."""
+    """The rows, what they were made with, and every question that could not be asked. `calibration` holds, by the kind of
+    confidence, how far it agrees with what is right; `presence` the questions of presence asked in the same command."""
 
     task: str
     metric: str
@@ -42,6 +45,8 @@ class Result:
     notes: Sequence[str] = ()
     questions: Sequence[Question] = field(default=(), repr=False)
     scored: Sequence[Scored] = field(default=(), repr=False)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    presence: "Result | None" = None
 
     @property
     def score(self) -> float:
@@ -54,25 +59,29 @@ class Result:
             "task": self.task,
             "metric": self.metric,
             "rows": [asdict(r) for r in self.rows],
+            "calibration": calibrating.as_json(self.calibration),
             "failures": [dict(f) for f in self.failures],
             "notes": list(self.notes),
             **self.about,
+            **({} if self.presence is None else {"presence": self.presence.as_json()}),
         }
 
     def write(self, folder: Path) -> None:
         """Write results.json and, one line a question, scores.jsonl into `folder`, each whole or not at all."""
         lines = [
-            {"id": q.id, "picture": q.picture, "answer": s.answer, "parsed": s.parsed, "values": dict(s.values)}
+            {"id": q.id, "picture": q.picture, "answer": s.answer, "parsed": s.parsed}
+            | {"values": dict(s.values), "confidence": dict(s.confidence)}
             for q, s in zip(self.questions, self.scored, strict=True)
         ]
         _replace(folder / SCORES, "".join(json.dumps(line) + "\n" for line in lines))
         _replace(folder / RESULTS, json.dumps(self.as_json(), indent=1) + "\n")
 
     def table(self) -> str:
-        """The rows as text, followed by what did not work and what to know."""
+        """The rows as text, followed by the calibration of the first kind, what did not work and what to know."""
         head = ["metric", "group", "n", "score", "95 %", "unparsed", "control", "95 %", "difference", "95 %"]
         body = [[r.metric, r.group, str(r.n), *_cells(r)] for r in self.rows]
         lines = [f"{self.task}, {self.metric}", *aligned([head, *body], words=range(2))]
+        lines += [c.line(kind, self.rows[0].n) for kind, c in list(self.calibration.items())[:1]]
         if self.failures:
             lines.append(f"{len(self.failures)} of {self.rows[0].n} questions could not be asked and count as wrong:")
             lines += [f"  {f['id']}: {f['reason']}" for f in self.failures[:_SHOWN]]
@@ -81,7 +90,8 @@ class Result:
                 if len(self.failures) > _SHOWN
                 else []
             )
-        return "\n".join([*lines, *self.notes])
+        under = [] if self.presence is None else ["", self.presence.table()]
+        return "\n".join([*lines, *self.notes, *under])
 
 
 def _cells(row: Row) -> list[str]:

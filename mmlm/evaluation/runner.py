@@ -1,7 +1,7 @@
 """Evaluation room: put a task to a model, and the same questions over exchanged pictures beside it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from mmlm.evaluation.concluding import conclude
 from mmlm.evaluation.control import exchange
 from mmlm.evaluation.order import drawn, unique
 from mmlm.evaluation.predictions import Answer, Predictions
+from mmlm.evaluation.presence import presence as make
 from mmlm.evaluation.provenance import commit, versions
 from mmlm.evaluation.result import Result
 from mmlm.evaluation.tasks.task import Task
+
+_BESIDE = "presence"
 
 
 def evaluate(
@@ -80,21 +83,54 @@ def command(
     options: Mapping[str, str] | None = None,
     rescore: bool = False,
     progress: Progress | None = None,
+    presence: str | None = None,
 ) -> Result:
     """`mmlm eval`: the task by name on the run in a folder. Without `out` the result lies in RUN/evaluations.
 
+    With `presence` the same model is also asked whether things are in pictures, by questions that `mmlm data presence`
+    made, or that are made here of the captions that it names; these answers lie in the folder `presence` of the result.
     With `rescore` the recorded answers are scored again and no model is loaded.
     """
     built = build(task, data, images, options or {})
     folder = out or run / "evaluations" / f"{built.name}-{data.stem}"
+    beside = folder / _BESIDE
+    more = None if presence is None else _presence(presence, beside, options or {}, remake=not rescore)
     if rescore:
-        return rescoring.rescore(built, folder)
+        found = rescoring.rescore(built, folder)
+        return found if more is None else replace(found, presence=rescoring.rescore(more, beside))
     from mmlm.evaluation.assembled import opened
 
     model, decoding = opened(run, built.tokens)
-    return evaluate(
-        model, built, out=folder, decoding=decoding, batch=batch, control=control, limit=limit, progress=progress
-    )
+    show = progress or _silent
+
+    def asked(each: Task, at: Path, called: str) -> Result:
+        def named(done: int, total: int, what: str) -> None:
+            show(done, total, called + what)
+
+        limits = replace(decoding, limit=each.tokens)
+        return evaluate(model, each, out=at, decoding=limits, batch=batch, control=control, limit=limit, progress=named)
+
+    result = asked(built, folder, "")
+    return result if more is None else replace(result, presence=asked(more, beside, f"{_BESIDE} "))
+
+
+def _presence(named: str, folder: Path, options: Mapping[str, str], remake: bool) -> Task:
+    """The questions of presence that `named` is, or that are made of the captions that it names (unless they lie in
+    `folder` and need not be made again). They are worded by the `prompt` of the other questions."""
+    path = Path(named).expanduser()
+    try:
+        if not path.is_dir() and (":" in named or path.suffix not in (".json", ".jsonl")):
+            path = folder / "questions"
+            if remake:
+                make(named, path)
+        task = build("pope", path, None, {k: v for k, v in options.items() if k == "prompt"})
+        task.questions()
+    except InputError as e:
+        raise InputError(
+            f"--presence {named}: expected what `mmlm data presence` made, by the options that it has, or captions with "
+            f"the name of their reader or task, as in captions:FILE; {e}"
+        ) from e
+    return task
 
 
 def _silent(done: int, total: int, what: str) -> None:

@@ -95,6 +95,23 @@ def paired(
     return {m.name: _estimate(a[m.name] - b[m.name], m.of(left) - m.of(right), clusters, level) for m in measures}
 
 
+def reweighed(
+    of: Callable[[Array], Array],
+    clusters: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Estimate:
+    """A score that no sums give, with its interval: `of` maps how often each question counts, `[R, N]`, to the score,
+    `[R]`. The clusters drawn are those that `bootstrap` draws from the same seed."""
+    own = np.array(_numbered(clusters))
+    rng, size = np.random.default_rng(seed), int(own.max()) + 1
+    block = max(1, _AT_ONCE // len(own))
+    drawn = [of(_times(rng, size, min(block, resamples - done))[:, own]) for done in range(0, resamples, block)]
+    return _estimate(float(of(np.ones((1, len(own))))[0]), np.concatenate(drawn), clusters, level)
+
+
 def _table(values: Sequence[Mapping[str, float]], keys: Sequence[str] | None = None) -> tuple[Sequence[str], Array]:
     """The values as one row per question, "n" = 1 in front."""
     if not values:
@@ -107,14 +124,20 @@ def _draw(table: Array, clusters: Sequence[str], resamples: int, seed: int) -> A
     """Sums `[resamples, values]` over clusters drawn with replacement."""
     if len(clusters) != len(table):
         raise InputError(f"one cluster a question is needed: {len(table)} questions came with {len(clusters)} clusters")
-    number = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(number), table.shape[1]))
-    np.add.at(sums, [number[c] for c in clusters], table)
-    rng, size = np.random.default_rng(seed), len(number)
+    own = _numbered(clusters)
+    rng, size = np.random.default_rng(seed), max(own) + 1
+    sums = np.zeros((size, table.shape[1]))
+    np.add.at(sums, own, table)
     block = max(1, _AT_ONCE // size)
     return np.concatenate(
         [_times(rng, size, min(block, resamples - done)) @ sums for done in range(0, resamples, block)]
     )
+
+
+def _numbered(clusters: Sequence[str]) -> list[int]:
+    """The number of each question's cluster, from 0 in the order in which they come."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    return [number[c] for c in clusters]
 
 
 def _times(rng: np.random.Generator, size: int, rows: int) -> Array:

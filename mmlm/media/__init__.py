@@ -15,7 +15,7 @@ hold memory addresses, and is never passed on. Nothing is ever replaced by somet
 """
 
 from mmlm.media.audio import MAX_SECONDS, load_audio
-from mmlm.media.image import MAX_PIXELS, load_image
+from mmlm.media.image import MAX_PIXELS, load_image, rgb
 from mmlm.media.source import digest
 from mmlm.media.video import MAX_FRAME_PIXELS, MAX_FRAMES, load_video
 
@@ -28,4 +28,5 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "rgb",
 ]

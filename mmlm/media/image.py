@@ -10,7 +10,7 @@ import PIL.Image
 from PIL.Image import Transpose
 
 from mmlm.errors import InputError
-from mmlm.media.grey import depth_of, flat_grey, tag
+from mmlm.media.grey import Depth, depth_of, flat_grey, tag
 from mmlm.media.source import called, opened
 from mmlm.sample import Image
 
@@ -39,41 +39,58 @@ _UPRIGHT = {
 _quiet = threading.Lock()
 
 
-def load_image(item: Image) -> PIL.Image.Image:
-    """The picture of `item` in RGB, upright, without alpha. Raises InputError that names the item and the reason."""
+def load_image(item: Image, most: int = MAX_PIXELS) -> PIL.Image.Image:
+    """The picture of `item` in RGB, upright, without alpha. Raises InputError that names the item and the reason; `most` is
+    how many pixels its header may tell of."""
     if isinstance(item.source, np.ndarray):
         pixels = item.source
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise InputError(f"{called(item)} of {pixels.dtype}: expected uint8 [H, W, 3] with at least one pixel")
-        _allow(item, pixels.shape[1], pixels.shape[0])
+        _allow(item, pixels.shape[1], pixels.shape[0], most)
         return PIL.Image.fromarray(np.ascontiguousarray(pixels))
     with opened(item, MAX_BYTES) as stream, _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             picture = PIL.Image.open(stream, formats=FORMATS)
-            _allow(item, *picture.size)
-            _allow(item, *(int(tag(picture, t, 1)) for t in _TIFF_TILE))
+            _allow(item, *picture.size, most)
+            width, height = (int(tag(picture, t, 1)) for t in _TIFF_TILE)
+            _allow(item, width, height, most)
             picture.load()
-            depth = depth_of(picture)
-            seen = _flat(_upright(picture))
+            seen, depth = _flat(_upright(picture)), depth_of(picture)
         except InputError:
             raise
         except FAULTS as e:
             raise InputError(f"{called(item)}: {_reason(e)}") from None
     try:
-        return seen if seen.mode == "RGB" else flat_grey(seen, depth)
+        return _shallow(seen, depth)
     except InputError as e:
         raise InputError(f"{called(item)}: {e}") from None
 
 
-def _allow(item: Image, width: int, height: int) -> None:
+def rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture that somebody else has opened, by the same policy. Raises InputError with the reason."""
+    try:
+        picture.load()
+        return _shallow(_flat(_upright(picture)), depth_of(picture))
+    except InputError:
+        raise
+    except FAULTS as e:
+        raise InputError(_reason(e)) from None
+
+
+def _shallow(seen: PIL.Image.Image, depth: Depth) -> PIL.Image.Image:
+    return seen if seen.mode == "RGB" else flat_grey(seen, depth)
+
+
+def _allow(item: Image, width: int, height: int, most: int) -> None:
     if width < 1 or height < 1:
         raise InputError(f"{called(item)}: the picture has no pixels")
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{called(item)}: {_TOO_LARGE}")
+    if width * height > most:
+        raise InputError(f"{called(item)}: {_too_large(most)}")
 
 
-_TOO_LARGE = f"the picture has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller"
+def _too_large(most: int) -> str:
+    return f"the picture has more than {most // 1_000_000} million pixels; make it smaller"
 
 
 def _reason(error: BaseException) -> str:
@@ -84,7 +101,7 @@ def _reason(error: BaseException) -> str:
                 f"expected a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture, came something else or a broken header"
             )
         case PIL.Image.DecompressionBombError():
-            return _TOO_LARGE
+            return _too_large(MAX_PIXELS)
         case MemoryError():
             return "the picture needs more memory than there is"
         case EOFError():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image as Pictures
 
 from mmlm.errors import InputError
-from mmlm.media import digest, load_image
-from mmlm.sample import Sample
+from mmlm.media import digest, load_audio, load_image
+from mmlm.sample import Image, Sample
 
 HERE = Path(__file__).parent
 
@@ -40,6 +41,7 @@ class Reply:
     ids: tuple[int, ...]
     finish: str
     prompt_tokens: int
+    logprobs: tuple[float, ...] = ()
 
 
 class Stopped(Exception):
@@ -48,7 +50,8 @@ class Stopped(Exception):
 
 @dataclass
 class Oracle:
-    """Answers from the pictures it can decode and from the question; counts what it was asked."""
+    """Answers from the pictures it can decode and from the question; counts what it was asked. Where `sure` gives the
+    probability of an answer, its tokens share that alike."""
 
     say: Callable[[Sample, str], str]
     fingerprint: str = "oracle"
@@ -57,11 +60,12 @@ class Oracle:
     asked: list[str] = field(default_factory=list)
     stop_after: int | None = None
     largest: int = 0
+    sure: Callable[[Sample, str], float] | None = None
 
     def _see(self, samples: Sequence[Sample]) -> list[str]:
         for sample in samples:
             for item in sample.items:
-                load_image(item)
+                load_image(item) if isinstance(item, Image) else load_audio(item, 8000)
         if self.stop_after is not None and self.calls >= self.stop_after:
             raise Stopped
         self.calls += 1
@@ -70,8 +74,14 @@ class Oracle:
         return ["".join(digest(i) for i in s.items) for s in samples]
 
     def reply(self, samples: Sequence[Sample], decoding: Decoding) -> list[Reply]:
-        said = [self.say(s, d) for s, d in zip(samples, self._see(samples), strict=True)]
-        return [Reply(t, tuple(range(len(t.split()))), "end", 7) for t in said]
+        seen = self._see(samples)
+        return [self._reply(s, d) for s, d in zip(samples, seen, strict=True)]
+
+    def _reply(self, sample: Sample, seen: str) -> Reply:
+        text = self.say(sample, seen)
+        n = len(text.split()) + 1  # its end is a token too
+        told = () if self.sure is None else (math.log(self.sure(sample, seen)) / n,) * n
+        return Reply(text, tuple(range(n)), "end", 7, told)
 
     def likelihood(self, samples: Sequence[Sample], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
         seen = self._see(samples)

@@ -5,7 +5,7 @@ import pytest
 
 from mmlm.errors import InputError
 from mmlm.evaluation.metrics import pope
-from mmlm.evaluation.statistics import Estimate, Measure, bootstrap, mean, paired, point, ratio
+from mmlm.evaluation.statistics import Estimate, Measure, bootstrap, mean, paired, point, ratio, reweighed
 
 ACCURACY = mean("right")
 
@@ -106,3 +106,12 @@ def test_nothing_counted_is_zero() -> None:
 def width(e: Estimate) -> float:
     assert e.low is not None and e.high is not None
     return e.high - e.low
+
+
+def test_a_score_without_sums_is_drawn_as_one_with_them() -> None:
+    values, clusters = answers(37, 4), [f"p{i % 9}" for i in range(37)]
+    right = np.array([v["right"] for v in values])
+    whole = bootstrap(values, clusters, [ACCURACY], seed=3)["right"]
+    found = reweighed(lambda times: times @ right / times.sum(axis=1), clusters, seed=3)
+    assert (found.value, found.low, found.high) == pytest.approx((whole.value, whole.low, whole.high))
+    assert reweighed(lambda times: times @ right, ["p"] * 37) == Estimate(right.sum())

@@ -1,9 +1,13 @@
-"""Evaluation room: whether a model is right as often as it is sure - ECE, MCE, Brier score and the reliability curve.
+"""Evaluation room: whether a model is right as often as it is sure - ECE, MCE, Brier score, AUROC and the reliability
+curve.
 
 ECE = sum_b |right_b - sure_b| / n and MCE = max_b |right_b - sure_b| / n_b over bins of equal width, with right_b the
 answers that are right in bin b and sure_b the sum of their confidences (Guo et al., "On Calibration of Modern Neural
-Networks", 2017). Brier = mean of (confidence - right)^2 (G. W. Brier, 1950). The confidence is the caller's: what it
-was made of (the mean probability of the answer's tokens, say) belongs into the result beside these numbers.
+Networks", 2017). Brier = mean of (confidence - right)^2 (G. W. Brier, 1950). AUROC = how likely a right answer has the
+greater confidence than a wrong one, equal ones counting one half (J. A. Hanley, B. J. McNeil, 1982). An answer may be
+right in part (0.3 of its annotators say so): `right` is then that share, and in AUROC it counts as right by that share
+and as wrong by the rest. The confidence is the caller's: what it was made of (the mean probability of the answer's
+tokens, say) belongs into the result beside these numbers.
 """
 
 import math
@@ -23,7 +27,7 @@ EDGES: tuple[Edge, ...] = get_args(Edge)
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One point of the reliability curve: the bounds, how many answers, how sure and how often right they are."""
+    """One point of the reliability curve: the bounds, how many answers, how sure and how right they are on average."""
 
     low: float
     high: float
@@ -46,12 +50,12 @@ def place(confidence: float, bins: int = 10, edge: Edge = "upper") -> int:
     return bisect_left(edges, confidence) if edge == "upper" else bisect_right(edges, confidence)
 
 
-def values(confidence: float, correct: bool, bins: int = 10, edge: Edge = "upper") -> dict[str, float]:
-    """One answer's part of every number here."""
+def values(confidence: float, right: float, bins: int = 10, edge: Edge = "upper") -> dict[str, float]:
+    """One answer's part of every number here that is made of sums. `right` is 0, 1 or, in part, between."""
     own = place(confidence, bins, edge)
     row = {f"{kind} {b}": 0.0 for b in range(bins) for kind in ("n", "sure", "right")}
-    row |= {f"n {own}": 1.0, f"sure {own}": confidence, f"right {own}": float(correct)}
-    return row | {"Brier": (confidence - correct) ** 2, "confidence": confidence, "accuracy": float(correct)}
+    row |= {f"n {own}": 1.0, f"sure {own}": confidence, f"right {own}": float(right)}
+    return row | {"Brier": (confidence - right) ** 2, "confidence": confidence, "accuracy": float(right)}
 
 
 def measures(bins: int = 10) -> tuple[Measure, ...]:
@@ -72,20 +76,35 @@ def measures(bins: int = 10) -> tuple[Measure, ...]:
     )
 
 
+def auroc(confidences: Sequence[float] | Array, right: Sequence[float] | Array, counts: Array | None = None) -> Array:
+    """The area under the ROC curve of right answers against wrong ones by confidence, `[R]`, with answer i counted
+    `counts[:, i]` times, `[R, N]` (once each where there are none). 0.5 where all answers are right, or all wrong."""
+    sure, good = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    order = np.argsort(sure, kind="stable")
+    times = (np.ones((1, len(sure))) if counts is None else counts)[:, order]
+    begins = np.flatnonzero(np.diff(sure[order], prepend=-1.0))  # of answers with one confidence, the first
+    rights = np.add.reduceat(times * good[order], begins, axis=1)
+    wrongs = np.add.reduceat(times * (1 - good[order]), begins, axis=1)
+    before = np.sum(rights * (wrongs.cumsum(axis=1) - wrongs / 2), axis=1)
+    pairs = rights.sum(axis=1) * wrongs.sum(axis=1)
+    found: Array = np.divide(before, pairs, out=np.full(len(times), 0.5), where=pairs > 0)
+    return found
+
+
 def curve(
-    confidences: Sequence[float], correct: Sequence[bool], bins: int = 10, edge: Edge = "upper"
+    confidences: Sequence[float], right: Sequence[float], bins: int = 10, edge: Edge = "upper"
 ) -> tuple[Bin, ...]:
     """The reliability curve: the bins that hold an answer, in order."""
-    held: dict[int, list[tuple[float, bool]]] = {}
-    for c, right in zip(confidences, correct, strict=True):
-        held.setdefault(place(c, bins, edge), []).append((c, right))
+    held: dict[int, list[tuple[float, float]]] = {}
+    for c, good in zip(confidences, right, strict=True):
+        held.setdefault(place(c, bins, edge), []).append((c, good))
     return tuple(
         Bin(
             b / bins,
             (b + 1) / bins,
             len(own),
             math.fsum(c for c, _ in own) / len(own),
-            sum(right for _, right in own) / len(own),
+            math.fsum(good for _, good in own) / len(own),
         )
         for b, own in sorted(held.items())
     )

@@ -11,7 +11,19 @@ def likeliest(ranks: Sequence[tuple[float, int]], per_token: bool = True) -> int
 
     The first of equals is taken; None where an option has no token or a value is not finite.
     """
-    if not ranks or any(tokens < 1 or not math.isfinite(total) for total, tokens in ranks):
-        return None
-    values = [total / tokens if per_token else total for total, tokens in ranks]
-    return max(range(len(values)), key=lambda i: (values[i], -i))
+    values = _values(ranks, per_token)
+    return max(range(len(values)), key=lambda i: (values[i], -i)) if values else None
+
+
+def probability(ranks: Sequence[tuple[float, int]], per_token: bool = True) -> float | None:
+    """How likely the best option is among those given: the softmax over the numbers that they are ranked by, the means
+    or the sums of log p, at the greatest. None where `likeliest` is."""
+    values = _values(ranks, per_token)
+    return 1 / math.fsum(math.exp(v - max(values)) for v in values) if values else None
+
+
+def _values(ranks: Sequence[tuple[float, int]], per_token: bool) -> list[float]:
+    """What options are ranked by; nothing where one of them cannot be."""
+    if any(tokens < 1 or not math.isfinite(total) for total, tokens in ranks):
+        return []
+    return [total / tokens if per_token else total for total, tokens in ranks]

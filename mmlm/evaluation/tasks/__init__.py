@@ -14,4 +14,7 @@ PARTS = {
     "mmmu": "mmmu:MmmuTask",
     "chartqa": "chartqa:ChartQaTask",
     "docvqa": "docvqa:DocVqaTask",
+    "exact": "exact:ExactTask",
+    "chair": "chair:ChairTask",
+    "asr": "asr:AsrTask",
 }

@@ -48,7 +48,7 @@ class CaptionTask(Task):
         super().__init__(files, split=split, meteor=meteor, prompt=prompt, tokens=tokens)
         self.tokens, self.prompt = tokens, Prompt(prompt)
         self.folders = Folders.beside(path, images, None, None)
-        self.found = [self._question(*row) for row in _rows(path, split)]
+        self.found = [self._question(*row) for row in captioned(path, split)]
         if not self.found:
             raise InputError(f"{path}: holds no caption" + (f" of the split {split!r}" if split else ""))
         self.references = {q.id: [tokenise(r) for r in q.references] for q in self.found}
@@ -104,7 +104,7 @@ class CaptionTask(Task):
         return [Scored({**s.values, **c}, s.parsed, s.answer) for s, c in zip(scored, counts, strict=True)]
 
 
-def _rows(path: Path, split: str | None) -> Iterator[Row]:
+def captioned(path: Path, split: str | None) -> Iterator[Row]:
     """The captions of each picture, from whichever of the three forms the file has."""
     if path.suffix == ".jsonl":
         yield from _lines(path, split)

@@ -33,6 +33,7 @@ class ChartQaTask(Task):
     """
 
     name = "chartqa"
+    judged = "relaxed accuracy"
 
     def __init__(
         self,

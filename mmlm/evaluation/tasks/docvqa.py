@@ -20,6 +20,7 @@ class DocVqaTask(Task):
     """
 
     name = "docvqa"
+    judged = "ANLS"
     measures = (mean("ANLS"), mean("exact match"))
 
     def __init__(

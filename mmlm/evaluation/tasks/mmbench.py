@@ -44,6 +44,7 @@ class MmBenchTask(Task):
     """
 
     name = "mmbench"
+    judged = "correct"
     measures = mmbench.MEASURES
 
     def __init__(

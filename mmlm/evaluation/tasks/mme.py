@@ -1,6 +1,6 @@
 """Evaluation room: MME, yes-or-no questions in pairs over fourteen subtasks."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmlm.errors import InputError
@@ -52,6 +52,10 @@ class MmeTask(Task):
     @classmethod
     def recorded(cls, keys: Collection[str]) -> Sequence[Measure]:
         return mme.measures([k.removeprefix("n ") for k in keys if k.startswith("n ")])
+
+    @classmethod
+    def right(cls, values: Mapping[str, float]) -> float:
+        return sum(v for k, v in values.items() if k.startswith("correct "))  # 0 but for the question's own subtask
 
     def questions(self) -> list[Question]:
         return [q for subtask, texts in self.texts.items() for text in texts for q in self._of(subtask, text)]

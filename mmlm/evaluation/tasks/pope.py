@@ -22,6 +22,7 @@ class PopeTask(Task):
     """
 
     name = "pope"
+    judged = "correct"
     measures = pope.MEASURES
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mmlm.errors import InputError
 from mmlm.evaluation.tasks.task import Question, asked, first_turn, readable
-from mmlm.sample import Item, Sample
+from mmlm.sample import Item, Modality, Sample
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.source import MODALITIES, Folders
 from mmlm.training.readers.table import open_tables
@@ -54,8 +54,13 @@ def _pictured(record: Mapping[str, Any]) -> str:
 
 def picture(folders: Folders, name: Field) -> tuple[list[Item], str]:
     """The picture that a field names, and why it cannot be had where it cannot."""
+    return media(folders, name, "image")
+
+
+def media(folders: Folders, name: Field, modality: Modality) -> tuple[list[Item], str]:
+    """The item that a field names, and why it cannot be had where it cannot."""
     try:
-        return [folders.item(name, "image")], ""
+        return [folders.item(name, modality)], ""
     except InputError as e:
         return [], str(e)
 

@@ -1,6 +1,7 @@
 """Evaluation room: what a task is - questions with references, and how an answer to one is scored."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mmlm.errors import InputError
+from mmlm.evaluation.metrics import choice
 from mmlm.evaluation.statistics import Measure, point
 from mmlm.sample import Part, Sample, Turn
 
@@ -35,32 +37,41 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answered: the raw text, or for each choice the sum of log p and the number of tokens."""
+    """What a model answered: the raw text with the sum of log p over its tokens, where that is known, or for each choice
+    the sum of log p and the number of tokens."""
 
     text: str = ""
     ranks: tuple[tuple[float, int], ...] = ()
+    logprob: float | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The values of one question that measures sum up, whether an answer could be read, and which."""
+    """The values of one question that measures sum up, whether an answer could be read, and which. `confidence` holds
+    how sure the model was, by the kinds of `Task.confidence`."""
 
     values: Mapping[str, float]
     parsed: bool
     answer: str = ""
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
 
 class Task(ABC):
     """A set of questions and a metric. Built with (path, *, images, options); the options are stated in every result.
 
-    `tokens` is the limit of a reply. With `ranks` the model is asked how likely each choice is, and says nothing.
+    `tokens` is the limit of a reply. With `ranks` the model is asked how likely each choice is, and says nothing; the
+    best is that with the greatest mean of log p over its tokens, or without `per_token` the greatest sum. `judged` names
+    the value that says how right an answer is, 0..1; a task without it has no calibration.
     """
 
     name: ClassVar[str]
+    judged: ClassVar[str] = "accuracy"
     version: str  # of the metric
     measures: Sequence[Measure]
     tokens: int = 16
     ranks: bool = False
+    per_token: bool = True
 
     def __init__(self, files: Sequence[Path], **options: object) -> None:
         self.files, self.options = tuple(files), options
@@ -81,6 +92,26 @@ class Task(ABC):
     def read(self, question: Question, prediction: Prediction) -> str:
         """The answer as it was read, for the record; "" where it could not be."""
         return self.score(question, prediction).answer
+
+    def confidence(self, prediction: Prediction) -> dict[str, float]:
+        """How sure the model was of its answer, each in 0..1; nothing where that is not known.
+
+        `reply`: exp of the sum of log p over the reply's tokens, its end token included - how likely the model is to say
+        just this. `per token`: exp of the mean over those tokens. Where choices are ranked, `choices` alone: the softmax
+        over what they are ranked by, at the best (`mmlm.evaluation.metrics.choice.probability`).
+        """
+        if self.ranks:
+            best = choice.probability(prediction.ranks, self.per_token)
+            return {} if best is None else {"choices": best}
+        if prediction.logprob is None or not prediction.tokens:
+            return {}
+        total = prediction.logprob
+        return {"reply": math.exp(total), "per token": math.exp(total / prediction.tokens)}
+
+    @classmethod
+    def right(cls, values: Mapping[str, float]) -> float | None:
+        """How right an answer is, 0..1, by its values; None for a task whose answers are not right or wrong."""
+        return values.get(cls.judged)
 
     def score_all(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Scored]:
         """Every answer scored, for metrics that are cheaper all at once."""
