@@ -192,3 +192,6 @@ def _last_run(labels: list[int]) -> int:
     while begin > 0 and labels[begin - 1] != IGNORE:
         begin -= 1
     return end - begin
+
+
+__all__ = ["Decoding", "Finish", "Ranked", "Reply", "likelihood", "ranked", "reply", "stream"]

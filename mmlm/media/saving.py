@@ -1,6 +1,7 @@
 """Part of the media room: items that a reply made, as files that any viewer opens."""
 
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,6 @@ def _wave(sound: np.ndarray, rate: int, file: Path) -> None:
 
 
 def _clip(frames: np.ndarray, rate: float, file: Path) -> None:
-    from fractions import Fraction
-
     import av
 
     if frames.ndim != 4:
