@@ -17,7 +17,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-quick test-lowest fidelity lint format quickstart bench clean
+.PHONY: help venv test test-quick test-lowest fidelity lint format quickstart bench attack-demo clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -82,6 +82,9 @@ quickstart: $(READY) ## train a model that sees, test it on held-out pictures, w
 
 bench: $(READY) ## measure speed and memory, and kill training until it shows
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file"; done
+
+attack-demo: $(READY) ## attack what listens on this machine, and print what was tried and what leaked
+	$(BIN)/python benchmarks/attack_demo.py
 
 clean: ## remove what builds and tools left; the .venv folders, .cache and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,10 +19,10 @@ ROOMS = (
     ("vocabulary", "backbones", "data"),
     ("processor", "model"),
     ("assemble",),
-    ("reply", "training"),
+    ("reply", "training", "looking"),
     ("interop",),
     ("evaluation", "plan", "talk", "inspection", "conformance"),
-    ("report",),
+    ("report", "integrations"),
     ("quickstart", "demo", "arguments"),
     ("cli",),
     ("__main__",),
@@ -38,6 +38,7 @@ HEAVY = (
     *("accelerate", "av", "bitsandbytes", "diffusers", "gguf", "gradio", "huggingface_hub", "matplotlib", "open_clip"),
     *("peft", "pyarrow", "sentencepiece", "timm", "tokenizers", "torchvision", "tqdm", "transformers"),
     *("torch.distributed", "torch.nn.attention"),
+    *("lmms_eval", "vlmeval"),
     "importlib.util",  # asks whether one of them is there
 )
 
@@ -49,6 +50,8 @@ LATE = {
     ("mmlm/training/__init__.py", "mmlm.training.loop"),
     # Answers are scored again without a model, and without torch.
     ("mmlm/evaluation/runner.py", "mmlm.evaluation.assembled"),
+    # Imports VLMEvalKit, whose absence is told in our words.
+    ("mmlm/integrations/vlmeval.py", "mmlm.integrations.vlmeval_model"),
 }
 UPWARD: set[tuple[str, str]] = set()
 
