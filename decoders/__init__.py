@@ -3,4 +3,7 @@
 if __name__ != "mmlm.decoders":
     raise ImportError("this folder is the package mmlm.decoders; import it by that name")
 
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "pixel_diffusion": "pixel_diffusion:PixelDiffusion",
+    "retrieval": "retrieval:Retrieval",
+}

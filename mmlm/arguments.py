@@ -184,6 +184,7 @@ def _talking(commands: Any) -> None:
         add("--limit", type=_positive, default=256, metavar="N", help="longest reply in tokens (default: %(default)s)")
         add("--temperature", type=float, default=0.0, metavar="F", help="0 takes the likeliest token (default)")
         add("--top-p", type=float, default=1.0, metavar="F", help="draw from the likeliest share F (default: all)")
+        add("--keep", type=Path, metavar="DIR", help="write pictures, sounds and clips that it says into DIR")
 
 
 def _showing(add: Add) -> None:

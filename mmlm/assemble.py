@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from mmlm.backbones.backbone import Backbone
-from mmlm.config import PartConfig, StreamConfig, SystemConfig
+from mmlm.config import OutputConfig, PartConfig, StreamConfig, SystemConfig
 from mmlm.errors import InputError
-from mmlm.interfaces import Encoder, Graft, InputAligner
-from mmlm.model import MultimodalModel, Stream
-from mmlm.processor import Processor, StreamPlan
+from mmlm.interfaces import Decoder, Encoder, Graft, InputAligner, OutputAligner
+from mmlm.model import MultimodalModel, Output, Stream
+from mmlm.processor import Processor, Signals, StreamPlan
 from mmlm.registry import component
 from mmlm.sample import Extent
 from mmlm.vocabulary import Vocabulary
@@ -35,7 +35,14 @@ class Assembly:
     fingerprint: str = ""
 
 
-_BASES: dict[str, Any] = {"encoders": Encoder, "aligners": InputAligner, "backbones": Backbone, "grafts": Graft}
+_BASES: dict[str, Any] = {
+    "encoders": Encoder,
+    "aligners": InputAligner,
+    "backbones": Backbone,
+    "grafts": Graft,
+    "output_aligners": OutputAligner,
+    "decoders": Decoder,
+}
 
 
 class _Builder:
@@ -103,6 +110,27 @@ class _Builder:
         self.borrowed.pop(f"inputs.{name}.aligner", None)
         return Stream(encoder, aligner, config.into, shared=config.shares is not None)
 
+    def output(self, name: str, config: OutputConfig, backbone: Backbone) -> Output:
+        decoder: Decoder = self.part("decoders", f"outputs.{name}.decoder", config.decoder)
+        if decoder.modality != config.modality:
+            raise InputError(
+                f"outputs.{name} is to make {config.modality}, but {config.decoder.type} makes {decoder.modality}"
+            )
+        owner = _owner(self.config, config)
+        numbers = {"at": owner.signals, "before": owner.signals, "queries": owner.queries, "all": 0}
+        aligner: OutputAligner = self.part(
+            "output_aligners",
+            f"outputs.{name}.aligner",
+            config.aligner,
+            width=backbone.width * len(config.layers),
+            length=numbers[config.read],
+            condition=decoder.condition,
+        )
+        self.borrowed.pop(f"outputs.{name}.aligner", None)
+        with self.seeded(f"outputs.{name}.queries"):
+            queries = torch.randn(config.queries, backbone.width) * 0.02 if config.queries else None
+        return Output(aligner, decoder, config.layers, config.embed, queries)
+
 
 def innermost(encoder: Encoder) -> Encoder:
     """The encoder that others are built around; itself where there is none inside it."""
@@ -129,7 +157,7 @@ def assemble(
             "backbones", "backbone", config.backbone, vocabulary=vocabulary.own if vocabulary else None
         )
         # A plan reads no tokenizer: there, none of the added tokens counts as known to it.
-        new = vocabulary.size - vocabulary.own if vocabulary else len(set(config.backbone.add_tokens))
+        new = vocabulary.size - vocabulary.own if vocabulary else len(set(added_tokens(config)))
         backbone.add_rows(vocabulary.own if vocabulary else None, new)
         own_first = sorted(config.inputs.items(), key=lambda pair: pair[1].shares is not None)
         streams = {n: builder.stream(n, s, backbone.width) for n, s in own_first}
@@ -143,30 +171,70 @@ def assemble(
             )
             with builder.seeded(f"backbone.grafts.{name}.attach"):
                 backbone.add_graft(name, built)
-    model = MultimodalModel(streams, backbone).eval()
+        outputs = {n: builder.output(n, o, backbone) for n, o in config.outputs.items()}
+    model = MultimodalModel(streams, backbone, outputs).eval()
     for p in model.parameters():
         p.requires_grad_(False)
     if not meta:
         model.to(device)
     plans = {n: _plan(config.inputs[n], s) for n, s in streams.items()}
-    processor = Processor(vocabulary, plans, config.length)  # type: ignore[arg-type]  # a plan never processes
+    processor = Processor(vocabulary, plans, config.length, _signals(config, model, vocabulary))  # type: ignore[arg-type]  # a plan never processes
     return Assembly(config, model, processor, vocabulary, builder.borrowed)  # type: ignore[arg-type]
 
 
 def processor_of(config: SystemConfig) -> Processor:
     """The processor alone: the tokenizer is read, the parts are built without values. For looking at data."""
-    return replace(assemble(config, device="meta").processor, vocabulary=vocabulary_of(config))
+    assembly, vocabulary = assemble(config, device="meta"), vocabulary_of(config)
+    return replace(assembly.processor, vocabulary=vocabulary, outputs=_signals(config, assembly.model, vocabulary))
 
 
 def vocabulary_of(config: SystemConfig, folder: Path | None = None) -> Vocabulary:
     """The vocabulary that the config asks for: from `folder`, from the backbone's weights, or a tiny one."""
-    template, system, tokens = config.template, config.system, config.backbone.add_tokens
+    template, system, tokens = config.template, config.system, added_tokens(config)
     if folder is None and config.scale == "tiny":
         return Vocabulary.tiny(template=template, system=system, add_tokens=tokens)
     if folder is None and config.backbone.weights is None:
         raise InputError("backbone: `weights` is missing (a hub name, a folder, or package:NAME)")
     folder = folder or Weights(str(config.backbone.weights)).folder()
     return Vocabulary.load(folder, template=template, system=system, add_tokens=tokens)
+
+
+def added_tokens(config: SystemConfig) -> list[str]:
+    """What the vocabulary gains: the tokens of the config, and the signals of its output streams."""
+    return [*config.backbone.add_tokens, *(t for o in config.outputs.values() for t in spelt(o))]
+
+
+def spelt(config: OutputConfig) -> list[str]:
+    """How the signals of an output stream are spelt; none where they are another stream's."""
+    return (
+        []
+        if isinstance(config.signals, str)
+        else [config.spelling.replace("{}", str(i)) for i in range(config.signals)]
+    )
+
+
+def _owner(config: SystemConfig, output: OutputConfig) -> OutputConfig:
+    """The output stream whose signals these are."""
+    return config.outputs[output.signals] if isinstance(output.signals, str) else output
+
+
+def _signals(config: SystemConfig, model: MultimodalModel, vocabulary: Vocabulary | None) -> dict[str, Signals]:
+    """What the processor needs of the output streams, free of weights; those with signals of their own come first."""
+    if vocabulary is None:
+        return {}
+    found = {}
+    for name, own in sorted(config.outputs.items(), key=lambda pair: isinstance(pair[1].signals, str)):
+        owner = _owner(config, own)
+        found[name] = Signals(
+            modality=own.modality,
+            ids=tuple(i for t in spelt(owner) for i in vocabulary.structure(t)),
+            queries=owner.queries,
+            read=own.read,
+            taught=owner.taught,
+            transform=model.ways_out[name].decoder.transform,
+            share=own.signals if isinstance(own.signals, str) else "",
+        )
+    return found
 
 
 def _plan(config: StreamConfig, stream: Stream) -> StreamPlan:

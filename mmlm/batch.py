@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = -100
+NOWHERE = -1  # where a run reads no state
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,21 @@ class Units:
     keys: tuple[str, ...] = ()  # content hash per item, so that a frozen encoder sees each item once
     instruction: Int[Tensor, "N I"] | None = None
     extents: tuple[tuple[int, ...], ...] = ()  # per item; empty where no item has one
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What an output stream should say in a batch: for each run of signals the flat positions that its states are read from
+    (NOWHERE: none), those of learned queries, and the item that is meant.
+
+    `units` are there where an objective of the stage asks for media.
+    """
+
+    where: Int[Tensor, "R Q"]
+    queries: Int[Tensor, "R K"]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]  # content hash of each item with its caption
+    units: Float[Tensor, "R ..."] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +64,18 @@ class Batch:
     segments: Int[Tensor, "B T"]  # 0 = padding, 1.. = sample within the row
     labels: Int[Tensor, "B T"]  # IGNORE except on what the assistant says
     streams: Mapping[str, Units] = field(default_factory=dict)
+    targets: Mapping[str, Targets] = field(default_factory=dict)  # of output streams
     samples: tuple[str, ...] = ()  # ids of the samples inside, for messages
 
     @property
     def learned(self) -> int:
         """Number of supervised tokens, known before any forward."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What losses are divided by, summed over all batches of a step: supervised tokens, and runs of each output stream."""
+        return {"text": self.learned} | {n: len(t.where) for n, t in self.targets.items()}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """The same batch on `device`; unit values are cast to `dtype` where given."""
@@ -63,8 +85,8 @@ class Batch:
                 return x.to(device, dtype if x.is_floating_point() else None, non_blocking=True)
             return x
 
-        streams = {
-            n: replace(u, **{f.name: move(getattr(u, f.name)) for f in fields(u)}) for n, u in self.streams.items()
-        }
+        def moved(found: Mapping[str, Any]) -> dict[str, Any]:
+            return {n: replace(u, **{f.name: move(getattr(u, f.name)) for f in fields(u)}) for n, u in found.items()}
+
         tensors = {n: move(getattr(self, n)) for n in ("ids", "positions", "segments", "labels")}
-        return replace(self, streams=streams, **tensors)
+        return replace(self, streams=moved(self.streams), targets=moved(self.targets), **tensors)

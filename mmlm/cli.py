@@ -145,13 +145,13 @@ def _reply(arguments: Arguments) -> None:
     from mmlm import talk
 
     a = arguments
-    print(talk.once(a.run_folder, a.text, a.items, a.limit, a.temperature, a.top_p))
+    print(talk.once(a.run_folder, a.text, a.items, a.limit, a.temperature, a.top_p, a.keep))
 
 
 def _chat(arguments: Arguments) -> None:
     from mmlm import talk
 
-    talk.chat(arguments.run_folder, arguments.limit, arguments.temperature, arguments.top_p)
+    talk.chat(arguments.run_folder, arguments.limit, arguments.temperature, arguments.top_p, arguments.keep)
 
 
 def _demo(arguments: Arguments) -> None:

@@ -3,6 +3,7 @@
     B rows      T positions    D LLM width        N items          U units
     L features per unit        C channels         S tokens: of all items of a stream, in reading order
     I instruction ids          M memory rows      V vocabulary     P the shape of one unit (3 H W, mel frames ...)
+    R runs of signals          Q states per run   K vectors of a condition, of width E
 
 How the assembler calls a constructor: parameters *before* the `*` are what it knows and hands over by name (`weights`,
 `encoder`, `shape`, `width`, `backbone`, `memory_width`); parameters *after* the `*` are the options of the config. A
@@ -10,13 +11,15 @@ class may carry `tiny`, the option values that replace the configured ones at `s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmlm.errors import InputError
 from mmlm.sample import Extent, Item, Modality, Sample
 
 if TYPE_CHECKING:
@@ -151,6 +154,72 @@ class InputAligner(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Float[Tensor, "S D"]:
         """Tokens of all items, one after the other: S = sum of their numbers over `features.counts` (and `extents`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionShape:
+    """What a decoder is steered by: `length` vectors of `width`, and one of `pooled` beside them (0: none)."""
+
+    length: int
+    width: int
+    pooled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What steers a decoder, one row for each item that it makes."""
+
+    values: Float[Tensor, "R K E"]
+    pooled: Float[Tensor, "R F"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def rows(self, wanted: Sequence[int] | slice) -> "Condition":
+        """Some of the rows."""
+        return Condition(self.values[wanted], None if self.pooled is None else self.pooled[wanted])
+
+
+class OutputAligner(nn.Module, ABC):
+    """States of the LLM to a decoder's condition. Built with (width, length, condition, *, options): the width D of a
+    state, how many states Q a run of signals gives, and what the decoder asks for."""
+
+    tiny: ClassVar[Mapping[str, object]] = {}
+
+    @abstractmethod
+    def forward(self, states: Float[Tensor, "R Q D"], seen: Bool[Tensor, "R Q"] | None = None) -> Condition:
+        """The condition of each run. `seen` says which states a run has, where it is not all of them."""
+
+
+class Decoder(nn.Module, ABC):
+    """A condition to items. Built with (weights, *, options); frozen unless a stage trains it.
+
+    `transform` makes units of the items that it learns to make (None where it learns from none)."""
+
+    modality: Modality
+    condition: ConditionShape
+    transform: Transform | None = None
+    tiny: ClassVar[Mapping[str, object]] = {}
+
+    def goal(self, captions: Sequence[str], units: Float[Tensor, "R ..."] | None) -> Condition:
+        """What the condition should be for items with these captions, and these units where the stage's objectives ask for
+        media: the decoder's own encoding of them. Raises InputError where a decoder has none."""
+        raise InputError(f"{type(self).__name__} has no encoding of its own to be compared with; train it by `denoise`")
+
+    def denoise(self, units: Float[Tensor, "R ..."], condition: Condition) -> Float[Tensor, " R"]:
+        """The loss of making these units from this condition, for each. Raises InputError where a decoder has none."""
+        raise InputError(
+            f"{type(self).__name__} is not trained by making items; use an objective that compares conditions"
+        )
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """What the objective `contrast` multiplies cosines with."""
+        return torch.ones(())
+
+    @abstractmethod
+    def decode(self, condition: Condition, seeds: Sequence[int]) -> list[Item]:
+        """The items; each is the same for the same condition and seed, whatever stands beside it."""
 
 
 class Graft(nn.Module, ABC):

@@ -1,7 +1,7 @@
 """The assembled model: encode, align, splice or remember, think, and sum the loss."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -10,8 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmlm.backbones.backbone import Backbone
-from mmlm.batch import Batch, Memory, Units
-from mmlm.interfaces import Encoder, Features, Graft, InputAligner
+from mmlm.batch import NOWHERE, Batch, Memory, Targets, Units
+from mmlm.goals import GoalCache
+from mmlm.interfaces import Condition, Decoder, Encoder, Features, Graft, InputAligner, OutputAligner
+from mmlm.objectives.losses import objective
 from mmlm.splice import splice
 
 
@@ -42,6 +44,40 @@ class Stream(nn.Module):
     def eyes(self) -> Encoder:
         """The encoder, own or shared."""
         return self._encoder[0] if self.shared else self.encoder
+
+
+class Output(nn.Module):
+    """One way out: learned queries where there are any, an output aligner, a decoder, and which states they are steered by:
+    those of `layers`, one beside the other, plus the input embedding where `embed` says so."""
+
+    queries: nn.Parameter | None
+
+    def __init__(
+        self,
+        aligner: OutputAligner,
+        decoder: Decoder,
+        layers: Sequence[int],
+        embed: bool,
+        queries: Float[Tensor, "K D"] | None,
+    ) -> None:
+        super().__init__()
+        self.aligner, self.decoder = aligner, decoder
+        self.layers, self.embed = tuple(layers), embed
+        self.register_parameter("queries", None if queries is None else nn.Parameter(queries))
+
+    def condition(
+        self,
+        layers: Mapping[int, Float[Tensor, "B T D"]],
+        x: Float[Tensor, "B T D"],
+        where: Int[Tensor, "R Q"],
+    ) -> Condition:
+        """What the decoder is steered by, for each run, from the states of the LLM's layers and its input `x`."""
+        at = where.clamp(min=0)
+        states = torch.cat([layers[n].flatten(0, 1)[at] for n in self.layers], dim=-1)
+        if self.embed:
+            states = states + torch.cat([x.flatten(0, 1)[at].to(states.dtype)] * len(self.layers), dim=-1)
+        seen = where != NOWHERE
+        return self.aligner(states, None if bool(seen.all()) else seen)  # type: ignore[no-any-return]
 
 
 class FeatureCache:
@@ -79,19 +115,33 @@ class FeatureCache:
 
 
 class MultimodalModel(nn.Module):
-    """Streams and a backbone. Names of parameters are the part ids of the config: inputs.<stream>.encoder..., backbone..."""
+    """Streams, a backbone, and streams out. Names of parameters are the part ids of the config: inputs.<stream>.encoder...,
+    backbone..., outputs.<stream>.aligner...
 
-    def __init__(self, inputs: Mapping[str, Stream], backbone: Backbone) -> None:
+    `objectives` are those that the forward computes beside the loss of text: "<output stream>.<name>".
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Stream], backbone: Backbone, outputs: Mapping[str, Output] | None = None
+    ) -> None:
         super().__init__()
         self.inputs = nn.ModuleDict(inputs)
+        self.outputs = nn.ModuleDict(outputs)
+        self.objectives: Mapping[str, Sequence[str]] = {}  # of each output stream, for the stage
         self.backbone = backbone
         self.cache: FeatureCache | None = None
+        self.goals: GoalCache | None = None
         self.anchored = False  # set where several processes train together
 
     @property
     def streams(self) -> Mapping[str, Stream]:
         """The streams by name."""
         return dict(self.inputs.items())  # type: ignore[arg-type]
+
+    @property
+    def ways_out(self) -> Mapping[str, Output]:
+        """The output streams by name."""
+        return dict(self.outputs.items())  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +156,7 @@ class MultimodalModel(nn.Module):
             for k in ("encoder", "aligner")
             if not (k == "encoder" and s.shared)
         ]
+        names += [f"outputs.{n}.{k}" for n, o in self.ways_out.items() for k in ("queries", "aligner", "decoder")]
         grafts = {f"backbone.grafts.{n}": g for n, g in self.backbone.grafts.items()}
         parts: dict[str, list[tuple[str, nn.Parameter]]] = {
             n: [] for n in [*names, "backbone", "backbone.embeddings", "backbone.head", "backbone.added", *grafts]
@@ -120,9 +171,9 @@ class MultimodalModel(nn.Module):
                 (p for p, g in grafts.items() if isinstance(g, Graft) and inside != name and g.owns(inside)), None
             )
             owner = owner or tables.get(id(parameter))
-            owner = owner or max((p for p in parts if name.startswith(p + ".")), key=len)
+            owner = owner or max((p for p in parts if f"{name}.".startswith(p + ".")), key=len)
             parts[owner].append((name, parameter))
-        return {p: found for p, found in parts.items() if found or not p.startswith("backbone.")}
+        return {p: found for p, found in parts.items() if found or not p.startswith(("backbone.", "outputs."))}
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for what is trained; what is frozen stays in evaluation mode (batch statistics, dropout). In encoders
@@ -133,6 +184,9 @@ class MultimodalModel(nn.Module):
             for stream in self.streams.values():
                 _wake(stream.eyes)
                 _wake(stream.aligner)
+            for way in self.ways_out.values():
+                _wake(way.aligner)
+                _wake(way.decoder)
             if not any(p.requires_grad for p in self.backbone.llm.parameters()):
                 self.backbone.llm.eval()
             self.backbone.wake_layers()
@@ -151,6 +205,9 @@ class MultimodalModel(nn.Module):
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B T D"], Memory | None]:
         """The LLM's input: text embedded, tokens of items in their slots; and the memory, if a stream feeds one."""
         x = self.backbone.embed(batch.ids)
+        for name, target in batch.targets.items():
+            if (queries := self.ways_out[name].queries) is not None:
+                x = splice(x, target.queries.flatten(), queries.repeat(len(target.queries), 1))
         remembered: list[tuple[int, Tensor]] = []
         for name, units in batch.streams.items():
             stream, tokens = self.streams[name], self.tokens(name, units)
@@ -169,12 +226,46 @@ class MultimodalModel(nn.Module):
         return self.backbone.read(x, batch)
 
     def forward(self, batch: Batch) -> Losses:
-        """Next-token loss: the sum over supervised tokens of -log p, and their number."""
-        states, targets = self.states(batch)
-        total = self.backbone.loss(states, targets)
+        """Sums of losses: of text, over supervised tokens of -log p; of each objective of an output stream, over its runs."""
+        wanted = {n: t for n, t in batch.targets.items() if self.objectives.get(n)}
+        if not wanted:
+            states, targets = self.states(batch)
+            losses = {"text": self.backbone.loss(states, targets)}
+        else:
+            states, targets, conditions = self._look(batch, wanted)
+            losses = {"text": self.backbone.loss(states, targets)}
+            for name, target in wanted.items():
+                losses |= self._compare(name, target, conditions[name])
         if self.anchored and torch.is_grad_enabled():
-            total = total + self._anchor(batch)
-        return Losses({"text": total}, {"text": len(targets)})
+            losses["text"] = losses["text"] + self._anchor(batch)
+        counts = {"text": len(targets)}
+        return Losses(
+            losses, counts | {n: len(batch.targets[n.partition(".")[0]].where) for n in losses if n != "text"}
+        )
+
+    def conditions(self, batch: Batch) -> dict[str, Condition]:
+        """What steers the decoders, for each run of signals in the batch."""
+        return self._look(batch, batch.targets)[2]
+
+    def _look(
+        self, batch: Batch, wanted: Mapping[str, Targets]
+    ) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"], dict[str, Condition]]:
+        """As `states`, and the conditions of some output streams, from one forward."""
+        x, memory = self.embed(batch)
+        self.backbone.remember(memory)
+        states, targets, seen = self.backbone.look(x, batch, {k for n in wanted for k in self.ways_out[n].layers})
+        return states, targets, {n: self.ways_out[n].condition(seen, x, t.where) for n, t in wanted.items()}
+
+    def _compare(self, name: str, target: Targets, condition: Condition) -> dict[str, Float[Tensor, ""]]:
+        """The sums of an output stream's objectives."""
+        decoder: Decoder = self.ways_out[name].decoder
+
+        def goal() -> Condition:
+            return self.goals.of(name, decoder, target) if self.goals else decoder.goal(target.captions, target.units)
+
+        return {
+            f"{name}.{kind}": objective(kind)(decoder, condition, target, goal).sum() for kind in self.objectives[name]
+        }
 
     def _anchor(self, batch: Batch) -> Float[Tensor, ""]:
         """Zero, as a function of the trained parameters that this batch does not reach: where several processes average

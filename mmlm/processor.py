@@ -4,6 +4,7 @@ It writes exactly as many slots as encoder and aligner will give tokens; a slot 
 make one. It lives in data workers: it holds no weights and pickles.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,13 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmlm.batch import IGNORE, Batch, Units
+from mmlm.batch import IGNORE, NOWHERE, Batch, Targets, Units
 from mmlm.errors import InputError
 from mmlm.interfaces import Count, Cut, Tokenize, Transform
 from mmlm.media import digest
 from mmlm.sample import Extent, Item, Modality, Sample
 from mmlm.templates import NUMBER, Template
 from mmlm.vocabulary import Frame, Place, Rendered, Segment, Text, Vocabulary
+
+Read = Literal["at", "before", "queries", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,35 @@ class StreamPlan:
         """The item as units, and the key of these units."""
         other = None if alone else self.several
         return Cut.of((other or self.transform)(item)), digest(item) + ("*" if other else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the processor knows of an output stream: the ids that stand for an item, how many learned `queries` follow the
+    last of them, and which states are read - those at the ids, one `before` each, at the `queries`, or of `all` the sample
+    up to the first of the ids.
+
+    Streams that `share` write one run for all of them. `taught`: how many of the ids are supervised.
+    """
+
+    modality: Modality
+    ids: tuple[int, ...]
+    queries: int = 0
+    read: Read = "at"
+    taught: int = 1
+    transform: Transform | None = None
+    share: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """An item that the assistant says, in one output stream: where its run of signals begins in its example."""
+
+    stream: str
+    start: int
+    caption: str
+    key: str
+    units: Float[Tensor, "..."] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +100,7 @@ class Example:
     id: str
     dropped: int = 0
     lead: str = ""
+    meant: list[Meant] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,6 +118,7 @@ class _Laid:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     placed: list[Placed] = field(default_factory=list)
+    meant: list[Meant] = field(default_factory=list)
 
     def put(self, ids: Sequence[int], learn: bool) -> None:
         """Append ids, supervised or not."""
@@ -99,6 +133,8 @@ class Processor:
     vocabulary: Vocabulary
     streams: Mapping[str, StreamPlan]
     length: int
+    outputs: Mapping[str, Signals] = field(default_factory=dict)
+    media: frozenset[str] = frozenset()  # output streams whose items are read, not only named
 
     def __call__(
         self, sample: Sample, *, reply: bool = False, template: Template | None = None, length: int | None = None
@@ -125,17 +161,19 @@ class Processor:
         whole = _Laid()
         for run in laid:
             whole.placed += [replace(p, start=p.start + len(whole.ids)) for p in run.placed]
+            whole.meant += [replace(m, start=m.start + len(whole.ids)) for m in run.meant]
             whole.ids += run.ids
             whole.labels += run.labels
         lead = rendered.leads[-1] if reply and rendered.leads else ""
-        example = Example(whole.ids, whole.labels, whole.placed, sample.id, dropped, lead)
+        example = Example(whole.ids, whole.labels, whole.placed, sample.id, dropped, lead, whole.meant)
         if not reply and not example.learned:
             raise InputError(f"{sample.origin or sample.id}: no supervised token: the assistant says nothing in it")
         return example
 
     def _render(self, sample: Sample, reply: bool, template: Template | None, skip: int = 0) -> Rendered:
         around = {s.modality: self._frame(s.modality) for s in self.streams.values()}
-        return self.vocabulary.render(sample, reply=reply, template=template, skip=skip, around=around)
+        speaks = {s.modality for s in self.outputs.values()}
+        return self.vocabulary.render(sample, reply=reply, template=template, skip=skip, around=around, speaks=speaks)
 
     def _takers(self, modality: Modality) -> list[tuple[str, StreamPlan]]:
         return [(n, s) for n, s in self.streams.items() if s.modality == modality]
@@ -154,9 +192,29 @@ class Processor:
         for segment in segments:
             if isinstance(segment, Text):
                 laid.put(segment.ids, segment.learn)
+            elif sample.turns[segment.turn].role == "assistant":
+                self._mean(segment, laid, sample)
             else:
                 self._place(segment, laid, sample)
         return laid
+
+    def _mean(self, place: Place, laid: _Laid, sample: Sample) -> None:
+        """The runs of signals by which the assistant says an item: one for all output streams that share it."""
+        for name, stream in self.outputs.items():
+            if stream.modality != place.item.modality:
+                continue
+            units = None
+            if name in self.media and stream.transform is not None:
+                try:
+                    units = Cut.of(stream.transform(place.item)).units
+                except InputError as e:
+                    raise InputError(f"{sample.origin or sample.id}: {e}") from e
+            start = next((m.start for m in reversed(laid.meant) if m.stream == stream.share), len(laid.ids))
+            key = hashlib.sha256(f"{digest(place.item)} {place.item.caption}".encode()).hexdigest()
+            laid.meant.append(Meant(name, start, place.item.caption, key, units))
+            if not stream.share:
+                laid.put(stream.ids[: stream.taught], learn=True)
+                laid.put([*stream.ids[stream.taught :], *[self.vocabulary.pad] * stream.queries], learn=False)
 
     def _place(self, place: Place, laid: _Laid, sample: Sample) -> None:
         takers = self._takers(place.item.modality)
@@ -191,6 +249,7 @@ class Processor:
         segments = torch.zeros_like(ids)
         positions = torch.zeros_like(ids)
         placed: dict[str, list[tuple[int, Placed]]] = {}
+        meant: dict[str, list[tuple[int, int, Meant]]] = {}
         for r, row in enumerate(rows):
             at = width - sum(len(e) for e in row) if left else 0
             for s, example in enumerate(row, start=1):
@@ -202,9 +261,33 @@ class Processor:
                 positions[r, here] = torch.arange(len(example))
                 for p in example.placed:
                     placed.setdefault(p.stream, []).append((r * width + at + p.start, p))
+                for m in example.meant:
+                    meant.setdefault(m.stream, []).append((r * width + at, r * width + at + m.start, m))
                 at += len(example)
         streams = {name: _gather(placed[name], self.streams[name]) for name in self.streams if name in placed}
-        return Batch(ids, positions, segments, labels, streams, tuple(e.id for row in rows for e in row))
+        targets = {name: _aim(meant[name], self.outputs[name]) for name in self.outputs if name in meant}
+        return Batch(ids, positions, segments, labels, streams, targets, tuple(e.id for row in rows for e in row))
+
+
+def _aim(meant: list[tuple[int, int, Meant]], stream: Signals) -> Targets:
+    """All runs of one output stream: where their states are read, and what they mean. `meant` holds for each the flat position
+    where its sample begins, and that of its first signal."""
+    starts = torch.tensor([start for _, start, _ in meant])[:, None]
+    signals = starts + torch.arange(len(stream.ids))
+    queries = starts + len(stream.ids) + torch.arange(stream.queries)
+    if stream.read == "all":
+        spans = [torch.arange(first, start + 1) for first, start, _ in meant]
+        where = pad_sequence(spans, batch_first=True, padding_value=NOWHERE)
+    else:
+        where = {"at": signals, "before": signals - 1, "queries": queries}[stream.read]
+    units = [m.units for *_, m in meant]
+    return Targets(
+        where=where,
+        queries=queries,
+        captions=tuple(m.caption for *_, m in meant),
+        keys=tuple(m.key for *_, m in meant),
+        units=torch.cat([u for u in units if u is not None]) if units[0] is not None else None,
+    )
 
 
 def _gather(placed: list[tuple[int, Placed]], stream: StreamPlan) -> Units:

@@ -16,6 +16,7 @@ from mmlm.errors import InputError
 KINDS = {
     "encoders": "mmlm.encoders",
     "aligners": "mmlm.aligners",
+    "output_aligners": "mmlm.aligners.outputs",
     "decoders": "mmlm.decoders",
     "backbones": "mmlm.backbones",
     "grafts": "mmlm.backbones.grafts",

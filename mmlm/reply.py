@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,39 +11,29 @@ from mmlm.assemble import Assembly
 from mmlm.batch import IGNORE
 from mmlm.errors import InputError
 from mmlm.sample import Sample, Turn
+from mmlm.speech import Finish, Reply, Run, Speech
 from mmlm.vocabulary import Vocabulary
-
-Finish = Literal["end", "limit", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How tokens are chosen: greedy at temperature 0, otherwise nucleus sampling (Holtzman et al. 2020) from `seed`, the same
-    for a sample whatever batch it is in. `stop` strings end a reply and are cut off."""
+    for a sample whatever batch it is in. `stop` strings end a reply and are cut off. `items`: the most pictures, sounds and
+    clips that one reply may hold."""
 
     limit: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    items: int = 4
 
     def __post_init__(self) -> None:
-        if self.limit < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        if self.limit < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.items < 0:
             raise InputError(
-                f"decoding: expected limit >= 1, temperature >= 0 and 0 < top_p <= 1; got limit {self.limit}, "
-                f"temperature {self.temperature}, top_p {self.top_p}"
+                f"decoding: expected limit >= 1, temperature >= 0, 0 < top_p <= 1 and items >= 0; got limit {self.limit}, "
+                f"temperature {self.temperature}, top_p {self.top_p}, items {self.items}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model said: the text, its ids with the log-probability of each, and why it ended."""
-
-    text: str
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish: Finish
-    prompt_tokens: int
 
 
 def reply(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding | None = None) -> list[Reply]:
@@ -57,7 +46,8 @@ def reply(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding | No
 
 def stream(assembly: Assembly, sample: Sample, decoding: Decoding | None = None) -> Iterator[Reply]:
     """The reply so far, again after each token. Its text only ever grows: half a character, and what may be the beginning
-    of a stop, wait for what comes next. Closing the iterator stops the model within one token."""
+    of a stop, wait for what comes next. Its items come with the last one. Closing the iterator stops the model within one
+    token."""
     for (said,) in _say(assembly, [sample], decoding or Decoding()):
         yield said
 
@@ -69,32 +59,35 @@ def _say(assembly: Assembly, samples: Sequence[Sample], decoding: Decoding) -> I
     batch = assembly.processor.collate([[e] for e in examples], left=True).to(model.device)
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in samples]
     stops = decoding.stop + tuple(vocabulary.template.stop)
-    rows = [_Row(vocabulary, stops, len(e), e.lead) for e in examples]
+    speech = Speech(assembly, decoding.items)
+    rows = [_Row(vocabulary, stops, len(e), e.lead, Run(speech)) for e in examples]
     with torch.inference_mode():
         x, memory = model.embed(batch)
         session = model.backbone.start(x, batch, memory)
     for _ in range(decoding.limit):
         with torch.inference_mode():
-            ids, logprobs = _choose(model.backbone.logits(session.states), decoding, generators)
+            logits = speech.free(model.backbone.logits(session.states), [row.run for row in rows])
+            ids, logprobs = _choose(logits, decoding, generators)
         for row, token, logprob in zip(rows, ids.tolist(), logprobs.tolist(), strict=True):
             if row.finish is None:
                 row.take(token, logprob)
-        done = all(row.finish for row in rows)
-        yield [row.reply() for row in rows] if done or len(rows) == 1 else []
-        if done:
-            return
+        if all(row.finish for row in rows):
+            break
+        if len(rows) == 1:
+            yield [row.reply() for row in rows]
         with torch.inference_mode():
-            session.advance(ids)
+            session.advance(ids, speech.given(ids, [row.run for row in rows]))
     for row in rows:
         row.finish = row.finish or "limit"
-    yield [row.reply() for row in rows]
+    yield speech.made([row.reply() for row in rows], examples, [row.run for row in rows], decoding.seed)
 
 
 class _Row:
     """One reply under way."""
 
-    def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...], prompt_tokens: int, lead: str) -> None:
+    def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...], prompt_tokens: int, lead: str, run: Run) -> None:
         self.vocabulary, self.stops, self.prompt_tokens, self.lead = vocabulary, stops, prompt_tokens, lead
+        self.run = run
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish: Finish | None = None
@@ -103,6 +96,7 @@ class _Row:
     def take(self, token: int, logprob: float) -> None:
         self.ids.append(token)
         self.logprobs.append(logprob)
+        self.run.take(token)
         if token in self.vocabulary.ends:
             self.finish = "end"
         elif self.stops:
@@ -198,3 +192,6 @@ def _last_run(labels: list[int]) -> int:
     while begin > 0 and labels[begin - 1] != IGNORE:
         begin -= 1
     return end - begin
+
+
+__all__ = ["Decoding", "Finish", "Ranked", "Reply", "likelihood", "ranked", "reply", "stream"]

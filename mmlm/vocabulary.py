@@ -6,7 +6,7 @@ special tokens; what a person says never is (`mmlm.codec`).
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from mmlm.codec import Codec, Stream
 from mmlm.errors import InputError, reason
 from mmlm.jsonfile import read_json
-from mmlm.sample import Sample
+from mmlm.sample import Modality, Sample
 from mmlm.templates import TEMPLATES, Layout, Mark, Marks, Template, find, layout, parse
 from mmlm.weights import refuse_code
 from mmlm.writer import Around, Frame, Place, Rendered, Segment, Text, conversation, gather, write
@@ -204,17 +204,19 @@ class Vocabulary:
         template: Template | None = None,
         skip: int = 0,
         around: Around | None = None,
+        speaks: Collection[Modality] = (),
     ) -> Rendered:
         """A conversation as segments. With `reply` it ends with a user turn; what opens the assistant's turn follows.
 
         `template` stands in for the vocabulary's own (whose system text it then goes without, if it has no place for
         one); the first `skip` exchanges are left out, the system text stays; `around` gives the texts that frame an
-        item of a modality, as structure. Raises InputError, which names the sample's origin, for what `conversation`
+        item of a modality, as structure; items of the modalities that the model `speaks` may stand in what the assistant
+        says. Raises InputError, which names the sample's origin, for what `conversation`
         and `layout` refuse.
         """
         try:
             own = self.template if template is None else self._bind(template)
-            system, turns = conversation(sample, reply)
+            system, turns = conversation(sample, reply, speaks)
             if not own.user_text:
                 system = None
             elif system is None and (own.head or own.jinja is not None):

@@ -1,7 +1,7 @@
 """Writes a conversation as segments: ids with labels, and the places of items, in the order of a template's layout."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, NamedTuple
@@ -64,11 +64,12 @@ class Rendered:
         return (*self.head, *(s for e in self.exchanges for s in e))
 
 
-def conversation(sample: Sample, reply: bool) -> tuple[str | None, list[int]]:
+def conversation(sample: Sample, reply: bool, speaks: Collection[Modality] = ()) -> tuple[str | None, list[int]]:
     """The sample's own system text (None: it has no such turn), and which of its turns are the exchanges.
 
-    Raises InputError where turns do not alternate, where an item stands in an assistant or system turn, where the last
-    turn is not the user's (`reply`) or the assistant's, or where the assistant says nothing.
+    Raises InputError where turns do not alternate, where an item stands in a system turn, or in an assistant's and is of no
+    modality that the model `speaks`, where the last turn is not the user's (`reply`) or the assistant's, or where the
+    assistant says nothing.
     """
     roles = [t.role for t in sample.turns]
     system = sample.turns[0].text if roles[:1] == ["system"] else None
@@ -81,14 +82,17 @@ def conversation(sample: Sample, reply: bool) -> tuple[str | None, list[int]]:
                 f"turn {t + 1} is of the {roles[t]}, expected the {expected}: one system turn may come first, then "
                 f"user and assistant take turns; mend the record or its reader"
             )
-        if k % 2 and sample.turns[t].items:
-            raise InputError(f"turn {t + 1}: the assistant says an item, but this model answers with text only")
+        if k % 2 and (strange := [i.modality for i in sample.turns[t].items if i.modality not in speaks]):
+            able = f"text, {', '.join(speaks)}" if speaks else "text only"
+            raise InputError(
+                f"turn {t + 1}: the assistant says an item ({strange[0]}), but this model answers with {able}"
+            )
     if not turns or len(turns) % 2 != reply:
         expected = "user, to whom to reply" if reply else "assistant, from whom to learn"
         raise InputError(
             f"it ends with {f'a turn of the {roles[-1]}' if turns else 'no turn'}, expected the {expected}"
         )
-    if not reply and not any(sample.turns[t].text.strip() for t in turns[1::2]):
+    if not reply and not any(sample.turns[t].text.strip() or sample.turns[t].items for t in turns[1::2]):
         raise InputError("no supervised token: the assistant says nothing in any turn; leave the record out")
     return system, turns
 
@@ -203,6 +207,12 @@ class _Writer:
         for part in said.parts:
             if isinstance(part, str):
                 text += part
+                continue
+            if learn:  # what the assistant says is a run of signals, which has no frame
+                self._say(text, learn)
+                self._put((), learn)
+                self._run.append(Place(part, said.turn))
+                self._at, self._beside, text = "section", None, ""
                 continue
             text = text.rstrip(" ") if self._frame(part).trim else text
             # Spaces alone belong to the text that frames the item, as they would in one string.

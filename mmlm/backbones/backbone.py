@@ -1,7 +1,7 @@
 """What the model knows of an LLM: its widths, its embedding, how it thinks, and how it speaks token by token."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from mmlm.blocks.loss import linear_cross_entropy
 from mmlm.errors import InputError
 from mmlm.interfaces import Graft
 
+LAST = -1  # the layer whose states the head reads: the last one, with the final norm
+
 
 class Session(ABC):
     """A reply under way: `states` are the hidden vectors that the next token is read from."""
@@ -22,8 +24,8 @@ class Session(ABC):
     states: Float[Tensor, "B D"]
 
     @abstractmethod
-    def advance(self, ids: Int[Tensor, " B"]) -> None:
-        """Take one more token per row and think one step further."""
+    def advance(self, ids: Int[Tensor, " B"], x: Float[Tensor, "B D"] | None = None) -> None:
+        """Take one more token per row and think one step further; `x` stands in for the embedding of the ids."""
 
 
 class Backbone(nn.Module, ABC):
@@ -172,6 +174,12 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def read(self, x: Float[Tensor, "B T D"], batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
         """The states that the supervised tokens are read from, and those tokens, in reading order."""
+
+    def look(
+        self, x: Float[Tensor, "B T D"], batch: Batch, layers: Collection[int]
+    ) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"], dict[int, Float[Tensor, "B T D"]]]:
+        """As `read`, and all states of some layers, for output streams: -1 is what the head reads, k what leaves layer k."""
+        raise InputError(f"{type(self).__name__} takes no output streams; use a causal backbone")
 
     @abstractmethod
     def start(self, x: Float[Tensor, "B T D"], batch: Batch, memory: Memory | None) -> Session:

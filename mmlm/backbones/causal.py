@@ -1,14 +1,16 @@
 """The causal backbone: any decoder-only LLM of transformers."""
 
 import inspect
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from mmlm.backbones.backbone import Backbone, Session
+from mmlm.backbones.backbone import LAST, Backbone, Session
 from mmlm.batch import IGNORE, Batch, Memory
 from mmlm.blocks import hf
 from mmlm.errors import InputError, missing_extra
@@ -59,12 +61,41 @@ class Causal(Backbone):
 
     def read(self, x: Float[Tensor, "B T D"], batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
         """States one position before each supervised token, and those tokens."""
-        states = self.think(x, batch.segments, batch.positions)
-        learn = batch.labels[:, 1:] != IGNORE
-        return states[:, :-1][learn], batch.labels[:, 1:][learn]
+        return _taught(self.think(x, batch.segments, batch.positions), batch)
+
+    def look(
+        self, x: Float[Tensor, "B T D"], batch: Batch, layers: Collection[int]
+    ) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"], dict[int, Float[Tensor, "B T D"]]]:
+        with self.watch(layers) as seen:
+            states = self.think(x, batch.segments, batch.positions)
+        return *_taught(states, batch), {**seen, LAST: states}
+
+    @contextmanager
+    def watch(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+        """What leaves some layers, `[B, T, D]`, counted from 1, in the forward that is made meanwhile. Raises InputError for a layer that
+        there is not."""
+        seen: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for layer in set(layers) - {LAST}:
+                if not 1 <= layer <= self.layers:
+                    raise InputError(
+                        f"layer {layer} of the LLM: expected 1 to {self.layers}, or -1 for what its head reads"
+                    )
+
+                def keep(module: nn.Module, given: Any, out: Any, layer: int = layer) -> None:
+                    seen[layer] = out[0] if isinstance(out, tuple) else out
+
+                stack.callback(self.layer_list()[layer - 1].register_forward_hook(keep).remove)
+            yield seen
 
     def start(self, x: Float[Tensor, "B T D"], batch: Batch, memory: Memory | None) -> Session:
         return _CausalSession(self, x, batch, memory)
+
+
+def _taught(states: Float[Tensor, "B T D"], batch: Batch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
+    """The states one position before each supervised token, and those tokens."""
+    learn = batch.labels[:, 1:] != IGNORE
+    return states[:, :-1][learn], batch.labels[:, 1:][learn]
 
 
 class _CausalSession(Session):
@@ -77,12 +108,12 @@ class _CausalSession(Session):
         backbone.remember(memory)
         self.states = backbone.think(x, self.keys, batch.positions, self.cache)[:, -1]
 
-    def advance(self, ids: Int[Tensor, " B"]) -> None:
+    def advance(self, ids: Int[Tensor, " B"], x: Float[Tensor, "B D"] | None = None) -> None:
         self.keys = torch.cat([self.keys, self.keys[:, -1:]], 1)
         self.position = self.position + 1
         if self.memory is not None:
             self.backbone.remember(Memory(self.memory.values, self.memory.items, self.memory.latest[:, -1:]))
-        x = self.backbone.embed(ids[:, None])
+        x = self.backbone.embed(ids[:, None]) if x is None else x[:, None]
         self.states = self.backbone.think(x, self.keys, self.position, self.cache)[:, -1]
 
 

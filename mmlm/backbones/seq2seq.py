@@ -92,9 +92,9 @@ class _Seq2SeqSession(Session):
         self.cache = EncoderDecoderCache(DynamicCache(config=llm.config), DynamicCache(config=llm.config))
         self.advance(torch.full((len(x),), backbone._start, device=x.device))
 
-    def advance(self, ids: Int[Tensor, " B"]) -> None:
+    def advance(self, ids: Int[Tensor, " B"], x: Float[Tensor, "B D"] | None = None) -> None:
         out = self.decoder(
-            inputs_embeds=self.backbone.embed(ids[:, None]),
+            inputs_embeds=self.backbone.embed(ids[:, None]) if x is None else x[:, None],
             encoder_hidden_states=self.encoded,
             encoder_attention_mask=self.mask,
             past_key_values=self.cache,

@@ -14,6 +14,7 @@ from mmlm.config.rules import part_ids
 from mmlm.config.schema import (
     BackboneConfig,
     DataConfig,
+    OutputConfig,
     PartConfig,
     Published,
     StageConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "BackboneConfig",
     "DataConfig",
     "Option",
+    "OutputConfig",
     "PartConfig",
     "Published",
     "Signature",

@@ -22,6 +22,8 @@ MODELS: dict[str, type[PartConfig | DataConfig]] = {
     "aligners": PartConfig,
     "backbones": BackboneConfig,
     "grafts": PartConfig,
+    "output_aligners": PartConfig,
+    "decoders": PartConfig,
     "readers": DataConfig,
 }
 KEYS = {kind: "reader" if kind == "readers" else "type" for kind in MODELS}
@@ -97,8 +99,8 @@ def blocks(root: Node) -> list[Block]:
         node = at(root, path)
         if node is not None and isinstance(node.value, dict):
             found.append(Block(path, kind, node, tables))
-            if kind == "encoders":
-                part((*path, "encoder"), kind)
+            if kind in ("encoders", "decoders"):
+                part((*path, "encoder"), "encoders")
 
     for name in keys(root, ("inputs",)):
         part(("inputs", name, "encoder"), "encoders")
@@ -106,6 +108,9 @@ def blocks(root: Node) -> list[Block]:
     part(("backbone",), "backbones")
     for name in keys(root, ("backbone", "grafts")):
         part(("backbone", "grafts", name), "grafts")
+    for name in keys(root, ("outputs",)):
+        part(("outputs", name, "aligner"), "output_aligners")
+        part(("outputs", name, "decoder"), "decoders")
     for i in keys(root, ("stages",)):
         for key in ("data", "validation"):
             for j in keys(root, ("stages", i, key)):

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmlm.config.problems import Path, got, hint, one_of
+from mmlm.objectives import PARTS as OBJECTIVES
 from mmlm.templates import TEMPLATES
 
 Broken = Iterator[tuple[Path, str]]
+SPELLING = "[OUT{}]"
+_OF_SIGNALS = {"spelling": SPELLING, "taught": 1, "queries": 0}  # what only a stream with signals of its own says
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -24,10 +27,13 @@ def broken(data: Mapping[str, Any]) -> Broken:
     yield from _memory(streams)
     yield from _templates(data, stages)
     yield from _stage_names(stages)
+    outputs = _mapping(data.get("outputs"))
+    yield from _signals(outputs)
     ids = part_ids(data)
     for i, stage in stages.items():
         yield from _trained(("stages", i, "train"), _mapping(stage.get("train")), ids, streams)
         yield from _durations(("stages", i), stage)
+        yield from _objectives(("stages", i, "objectives"), _mapping(stage.get("objectives")), outputs)
     yield from _published(_mapping(data.get("published")), streams, [s.get("name") for s in stages.values()])
 
 
@@ -39,12 +45,14 @@ def part_ids(data: Mapping[str, Any]) -> list[str]:
         ids += [f"inputs.{name}.aligner"] if shared else [f"inputs.{name}.encoder", f"inputs.{name}.aligner"]
     grafts = _mapping(_mapping(data.get("backbone")).get("grafts"))
     llm = ("backbone", "backbone.embeddings", "backbone.head", "backbone.added")
-    return [*ids, *llm, *(f"backbone.grafts.{g}" for g in grafts)]
+    ways = [f"outputs.{n}.{k}" for n in _mapping(data.get("outputs")) for k in ("queries", "aligner", "decoder")]
+    return [*ids, *llm, *(f"backbone.grafts.{g}" for g in grafts), *ways]
 
 
 def _names(data: Mapping[str, Any], streams: Mapping[str, Any]) -> Broken:
     grafts = _mapping(_mapping(data.get("backbone")).get("grafts"))
-    for path, names in ((("inputs",), streams), (("backbone", "grafts"), grafts)):
+    outputs = _mapping(data.get("outputs"))
+    for path, names in ((("inputs",), streams), (("backbone", "grafts"), grafts), (("outputs",), outputs)):
         for name in names:
             if not _NAME.fullmatch(name):
                 yield (*path, name), f"expected a name of letters, digits, - and _, got {name!r}"
@@ -79,6 +87,43 @@ def _memory(streams: Mapping[str, Any]) -> Broken:
             yield ("inputs", name, "marker"), text
         if isinstance(stream, dict) and stream.get("into") != "memory" and stream.get("opening"):
             yield ("inputs", name, "opening"), "expected none, as the stream feeds slots (use `before`); got one"
+
+
+def _signals(outputs: Mapping[str, Any]) -> Broken:
+    """A stream that names another one shares ids that are that stream's own, for items of one modality; spellings differ."""
+    own = {n: _mapping(s) for n, s in outputs.items() if not isinstance(_mapping(s).get("signals"), str)}
+    spelt: dict[str, str] = {}
+    for name, stream in own.items():
+        spelling = str(stream.get("spelling", SPELLING))
+        if spelling in spelt:
+            text = f"expected a spelling of its own, got {spelling!r}, which is that of `{spelt[spelling]}`"
+            yield ("outputs", name, "spelling"), text
+        spelt.setdefault(spelling, name)
+        signals = stream.get("signals", 1)
+        if isinstance(signals, int) and isinstance(stream.get("taught"), int) and stream["taught"] > signals:
+            yield ("outputs", name, "taught"), f"expected at most `signals` ({signals}), got {stream['taught']}"
+        if stream.get("read") == "queries" and not stream.get("queries"):
+            yield ("outputs", name, "queries"), "expected how many learned vectors are read, got none"
+    for name, stream in outputs.items():
+        if name in own:
+            continue
+        other = stream["signals"]
+        if other not in own:
+            text = f"expected a number, or a stream with ids of its own ({one_of(list(own))}), got {got(other)}"
+            yield ("outputs", name, "signals"), text + hint(other, list(own))
+        elif stream.get("modality", name) != own[other].get("modality", other):
+            text = f"expected a stream that makes {stream.get('modality', name)} too, got `{other}`"
+            yield ("outputs", name, "signals"), text
+        elif given := [k for k, plain in _OF_SIGNALS.items() if stream.get(k, plain) != plain]:
+            yield ("outputs", name, given[0]), f"expected nothing, for the ids are those of `{other}`"
+
+
+def _objectives(path: Path, named: Mapping[str, Any], outputs: Mapping[str, Any]) -> Broken:
+    for name in named:
+        stream, _, objective = name.partition(".")
+        known = ["text", *(f"{n}.{o}" for n in outputs for o in OBJECTIVES)]
+        if name != "text" and not (stream in outputs and objective in OBJECTIVES):
+            yield (*path, name), f"expected {one_of(known)}, got `{name}`{hint(name, known)}"
 
 
 def _templates(data: Mapping[str, Any], stages: Mapping[int, Mapping[str, Any]]) -> Broken:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from mmlm.config.problems import dotted
-from mmlm.config.rules import broken
+from mmlm.config.rules import SPELLING, broken
 from mmlm.sample import Modality
 
 Count = Annotated[int, Field(ge=1)]
@@ -99,6 +99,37 @@ class StreamConfig(Model):
         return next((p.weights for p in self.nested() if isinstance(p, PartConfig) and p.weights), None)
 
 
+class OutputConfig(Model):
+    """One way out of the model: the ids by which the LLM asks for an item, an aligner, and a decoder that makes it."""
+
+    modality: Modality = Field(description="What items it makes; the stream's name where that is one of them.")
+    signals: Annotated[
+        Annotated[Count, Tag("<count>")] | Annotated[Name, Tag("<stream>")],
+        Discriminator(lambda value: "<stream>" if isinstance(value, str) else "<count>"),
+    ] = Field(
+        1,
+        description="Ids that the vocabulary gains and an item is asked for with, or the stream whose ids are shared.",
+    )
+    spelling: Annotated[str, Field(pattern=r"^\S*\{\}\S*$")] = Field(
+        SPELLING, description="How the ids are spelt; {} is their number, from 0. Nobody can type one."
+    )
+    taught: Annotated[int, Field(ge=1)] = Field(
+        1, description="Ids that the LLM learns to say; it is made to say the rest once it has said the first."
+    )
+    read: Literal["at", "before", "queries", "all"] = Field(
+        "at",
+        description="Which states steer the decoder: those at the ids, one before each, at learned queries that follow the "
+        "ids, or of the whole sample up to the first id.",
+    )
+    queries: Annotated[int, Field(ge=0)] = Field(0, description="Learned vectors that the LLM reads behind the ids.")
+    layers: list[int] = Field(
+        [-1], min_length=1, description="Layers whose states are read, side by side; -1 is what the head reads."
+    )
+    embed: bool = Field(False, description="Add what the LLM is given at a position to its state there (GILL).")
+    aligner: PartConfig = Field(description="The output aligner: states to the decoder's condition.")
+    decoder: PartConfig = Field(description="The decoder: a condition to an item.")
+
+
 class BackboneConfig(PartConfig):
     """The LLM, what is set into its layers, and what its vocabulary gains."""
 
@@ -134,6 +165,10 @@ class StageConfig(Model):
     train: dict[str, Train] = Field(
         min_length=1,
         description="Part id (inputs.NAME.encoder, inputs.NAME.aligner, backbone ...) to how it is trained.",
+    )
+    objectives: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {"text": 1.0},
+        description="What is learned, with weights: `text`, and OUTPUT.NAME with a name of contrast, cosine, denoise, l2, mse.",
     )
     batch: Count = Field(description="Samples per optimiser step, over all devices.")
     micro_batch: Count | None = Field(
@@ -204,6 +239,7 @@ class SystemConfig(Model):
     system: str | None = Field(None, description="System prompt in place of the template's.")
     inputs: dict[str, StreamConfig] = Field({}, description="The streams, by name.")
     backbone: BackboneConfig = Field(description="The LLM.")
+    outputs: dict[str, OutputConfig] = Field({}, description="The ways out beside text, by name.")
     stages: list[StageConfig] = Field([], description="The training phases, in order.")
     scale: Literal["full", "tiny"] = Field(
         "full", description="`tiny` keeps the topology and makes every part small and random, for a trial on a CPU."
@@ -216,10 +252,14 @@ class SystemConfig(Model):
     @classmethod
     def _name_modalities(cls, data: Any) -> Any:
         """A stream's modality is its name where none is given."""
-        if not isinstance(data, dict) or not isinstance(data.get("inputs"), dict):
+        if not isinstance(data, dict):
             return data
-        named = {n: {"modality": n, **s} if isinstance(s, dict) else s for n, s in data["inputs"].items()}
-        return {**data, "inputs": named}
+        ways = {key: data[key] for key in ("inputs", "outputs") if isinstance(data.get(key), dict)}
+        named = {
+            key: {n: {"modality": n, **s} if isinstance(s, dict) else s for n, s in streams.items()}
+            for key, streams in ways.items()
+        }
+        return {**data, **named}
 
     @model_validator(mode="after")
     def _hold_rules(self) -> "SystemConfig":

@@ -14,17 +14,27 @@ from mmlm.conformance.data import check_reader, check_task
 from mmlm.conformance.encoders import check_encoder
 from mmlm.conformance.grafts import check_graft
 from mmlm.conformance.options import check_options, switches
+from mmlm.conformance.outputs import check_decoder, check_output_aligner
 from mmlm.conformance.report import Report, Row, Sheet
 from mmlm.errors import InputError
-from mmlm.interfaces import Encoder, Graft, InputAligner
+from mmlm.interfaces import Decoder, Encoder, Graft, InputAligner, OutputAligner
 from mmlm.registry import KINDS, component, locate
 
-_BASES: dict[str, type] = {"encoders": Encoder, "aligners": InputAligner, "grafts": Graft, "backbones": Backbone}
+_BASES: dict[str, type] = {
+    "encoders": Encoder,
+    "aligners": InputAligner,
+    "output_aligners": OutputAligner,
+    "decoders": Decoder,
+    "grafts": Graft,
+    "backbones": Backbone,
+}
 _CHECKS: dict[str, Callable[[Maker, Sheet], None]] = {
     "encoders": check_encoder,
     "aligners": check_aligner,
     "grafts": check_graft,
     "backbones": check_backbone,
+    "output_aligners": check_output_aligner,
+    "decoders": check_decoder,
     "readers": check_reader,
     "tasks": check_task,
 }

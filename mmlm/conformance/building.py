@@ -34,6 +34,8 @@ _CANDIDATES = {
     "aligners": ("bert-base-uncased",),
     "backbones": (LLM, "google/flan-t5-small"),
     "grafts": (),
+    "output_aligners": (),
+    "decoders": (),
 }
 
 
@@ -83,7 +85,7 @@ class Maker:
 
 def maker(kind: str, cls: type[Any], weights: str | None = None) -> Maker:
     """How to build a class of a kind. A class that needs weights gets those given, or the first candidate that fits."""
-    nested = kind == "encoders" and _needs(cls, "encoder")
+    nested = kind in ("encoders", "decoders") and _needs(cls, "encoder")
     encoder = maker("encoders", component("encoders", "clip")) if nested else None
     if weights:
         if "weights" not in inspect.signature(cls.__init__).parameters:

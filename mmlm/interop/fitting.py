@@ -60,5 +60,7 @@ def publisher(kind: str) -> Publisher:
 
 def exportable(config: SystemConfig, model: MultimodalModel) -> Exportable:
     """The family that the system fits, or else the one that asks for the fewest changes. `model` may be on the meta device."""
-    asked = [Exportable(p.kind, p.architecture, tuple(p.fits(config, model))) for p in publishers()]
+    ways = ", ".join(config.outputs)
+    mute = [Misfit(f"no class of these families makes items (outputs: {ways})", "no `outputs`")] if ways else []
+    asked = [Exportable(p.kind, p.architecture, (*mute, *p.fits(config, model))) for p in publishers()]
     return min(asked, key=lambda found: sum(m.far for m in found.misfits))

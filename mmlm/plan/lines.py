@@ -38,6 +38,23 @@ class StreamLine:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputLine:
+    """A way out: its signals and learned queries, which states are read from which layers, and the condition of its decoder,
+    `length` x `width` and a pooled vector (0: none)."""
+
+    name: str
+    modality: Modality
+    signals: int
+    spelling: str
+    queries: int
+    read: str
+    layers: str
+    length: int
+    width: int
+    pooled: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageLine:
     """A stage: the cost of a sample that fills the context and holds one item of each stream, in FLOPs and bytes."""
 
@@ -72,6 +89,7 @@ class Plan:
     devices: int
     parts: tuple[PartLine, ...]
     streams: tuple[StreamLine, ...]
+    outputs: tuple[OutputLine, ...]
     stages: tuple[StageLine, ...]
     export: Exportable
 
@@ -87,7 +105,7 @@ class Plan:
     def table(self) -> str:
         """The plan as columns of plain text."""
         head = f"{self.name}: {self.about}" if self.about else self.name
-        sections = [self._parts(), self._streams(), self._costs(), self._memory()]
+        sections = [self._parts(), self._streams(), self._outputs(), self._costs(), self._memory()]
         told = [head, *(render(s) for s in sections if s.rows)]
         if self.source:
             said = (f"published: {self.source}", f"note: {self.note}" if self.note else "")
@@ -127,6 +145,24 @@ class Plan:
         note = f"Context: {self.length} positions, {slots} of them slots of one item of each stream, {self.length - slots} left for text."
         head = ("stream", "item", "into", "units", "features a unit", "tokens an item", "published")
         return Section(head, rows, left=3, note=note)
+
+    def _outputs(self) -> Section:
+        rows = [
+            (
+                o.name,
+                o.modality,
+                o.spelling,
+                o.read,
+                str(o.signals),
+                str(o.queries),
+                o.layers,
+                f"{o.length} x {o.width}" + (f" + {o.pooled}" if o.pooled else ""),
+            )
+            for o in self.outputs
+        ]
+        head = ("output", "item", "spelt", "read", "signals", "queries", "layers", "condition")
+        note = "FLOPs and activations below are those of text: what output aligners and decoders add is not in them."
+        return Section(head, rows, left=4, note=note)
 
     def _costs(self) -> Section:
         rows = [

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from mmlm.config import PartConfig, StageConfig, SystemConfig
 from mmlm.errors import InputError
 from mmlm.interfaces import Cut, Encoder, Features
 from mmlm.interop import exportable
-from mmlm.model import MultimodalModel, Stream
-from mmlm.plan.lines import PartLine, Plan, StageLine, StreamLine
+from mmlm.model import MultimodalModel, Output, Stream
+from mmlm.plan.lines import OutputLine, PartLine, Plan, StageLine, StreamLine
 from mmlm.plan.memory import BYTES, Memory, activations, logits, of_parameters, stored
 from mmlm.plan.work import Places, Work, dense, ends, llm, matrices, on_shapes
 from mmlm.sample import Audio, Image, Item, Modality, Video
@@ -49,6 +50,7 @@ def plan(config: SystemConfig, *, devices: int = 1) -> Plan:
         devices=devices,
         parts=tuple(parts),
         streams=tuple(streams),
+        outputs=tuple(_output(config, n, o) for n, o in model.ways_out.items()),
         stages=tuple(_stage(config, s, inputs, opened[s.name], streams, devices) for s in config.stages),
         export=exportable(config, model),
     )
@@ -63,17 +65,19 @@ def _part(
 ) -> PartLine:
     mine = {id(p) for p in held}
     counts = {stage: sum(p.numel() for p in found if id(p) in mine) for stage, found in opened.items()}
-    kind = type(model.get_submodule(part)).__name__
+    kind = type(attrgetter(part)(model)).__name__
     return PartLine(part, kind, _origin(config, part), sum(p.numel() for p in held), counts)
 
 
 def _origin(config: SystemConfig, part: str) -> str:
     """The checkpoint that a part's values come from, as the config says; empty where they start at random."""
-    if part == "backbone.added":
+    if part == "backbone.added" or part.endswith(".queries"):
         return ""
     first, *rest = part.split(".")
     found: PartConfig | str = config.backbone
-    if first == "inputs":
+    if first == "outputs":
+        found = getattr(config.outputs[rest[0]], rest[1])
+    elif first == "inputs":
         found = getattr(config.inputs[rest[0]], rest[1])
     elif rest[:1] == ["grafts"]:
         found = config.backbone.grafts[rest[1]]
@@ -88,6 +92,17 @@ def _stream(config: SystemConfig, name: str, stream: Stream) -> StreamLine:
     tokens = stream.aligner.number(units, stream.eyes.extent())
     return StreamLine(
         name, config.inputs[name].modality, stream.into, units, shape.length, shape.channels, tokens, said
+    )
+
+
+def _output(config: SystemConfig, name: str, output: Output) -> OutputLine:
+    said, shape = config.outputs[name], output.decoder.condition
+    owner = said if isinstance(said.signals, int) else config.outputs[said.signals]
+    spelt = owner.spelling if isinstance(said.signals, int) else f"those of {said.signals}"
+    signals = owner.signals if isinstance(owner.signals, int) else 0
+    layers = ", ".join(map(str, said.layers))
+    return OutputLine(
+        name, said.modality, signals, spelt, owner.queries, said.read, layers, shape.length, shape.width, shape.pooled
     )
 
 

@@ -32,10 +32,9 @@ class Step:
     samples: int = 0
     dropped: int = 0
 
-    @property
-    def learned(self) -> int:
-        """Supervised tokens."""
-        return sum(b.learned for b in self.batches)
+    def count(self, name: str) -> int:
+        """Supervised tokens ("text"), or runs of an output stream."""
+        return sum(b.counts.get(name, 0) for b in self.batches)
 
 
 @dataclass(slots=True)

@@ -4,12 +4,14 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
@@ -18,7 +20,9 @@ from mmlm.batch import Batch
 from mmlm.config import DataConfig, SystemConfig
 from mmlm.data.opening import open_reader
 from mmlm.errors import InputError
+from mmlm.goals import GoalCache
 from mmlm.model import FeatureCache
+from mmlm.objectives import MEDIA
 from mmlm.templates import find
 from mmlm.training import checkpoint, guards, policy, ranks, run
 from mmlm.training.checkpoint import Checkpoint
@@ -92,8 +96,11 @@ class StageRun:
             FeatureCache(self.stage.cache_features << 20, alone=True) if self.stage.cache_features else None
         )
         self.plain.anchored = self.accelerator.num_processes > 1
+        self.weights = {name: weight for name, weight in self.stage.objectives.items() if weight}
+        self.counted = list(dict.fromkeys(n.partition(".")[0] for n in self.weights))
         groups = policy.apply(self.plain, self.stage)
         self.frozen = policy.frozen(self.plain)
+        self._aim()
         trained = trained_before | set(self.stage.train)
         # Lent parts are frozen: their hashes were just made, and are the same at every save.
         lent = run.lent(self.plain, assembly.borrowed, trained, self.frozen) if self.main else {}
@@ -112,6 +119,14 @@ class StageRun:
         )
         self.standing = Standing()
 
+    def _aim(self) -> None:
+        """Tell the model what to compute beside the loss of text, and where goals of frozen decoders are kept."""
+        ways = self.plain.ways_out
+        named = [n.split(".", 1) for n in self.weights if n != "text"]
+        self.plain.objectives = {w: [kind for way, kind in named if way == w] for w in ways}
+        made = {n: h for n in ways if (h := self.frozen.get(f"outputs.{n}.decoder"))}
+        self.plain.goals = GoalCache(self.out / "goals", made) if named else None
+
     def _data(self, entries: Sequence[DataConfig]) -> Steps:
         stage, assembly = self.stage, self.assembly
         readers = [open_reader(d) for d in entries]
@@ -121,7 +136,9 @@ class StageRun:
         total = stage.steps or max(1, math.ceil(len(mixture) * stage.epochs / stage.batch))
         template = find(stage.template) if stage.template else None
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return Steps(readers, mixture, assembly.processor, stage, template, total, rank, world)
+        media = frozenset(w for w, kinds in self.plain.objectives.items() if any(k in MEDIA for k in kinds))
+        processor = replace(assembly.processor, media=media)
+        return Steps(readers, mixture, processor, stage, template, total, rank, world)
 
     def run(self, found: Checkpoint | None) -> None:
         """Train to the stage's end, from `found` where the stage was interrupted."""
@@ -165,37 +182,51 @@ class StageRun:
             self.saving.save(step + 1, self.standing, record.offsets() if record else None)
 
     def _step(self, step: int, share: Step) -> dict[str, Any]:
-        """One optimiser step: the sum of the losses over the count of supervised tokens of all ranks and micro-batches."""
+        """One optimiser step: the sum of each loss over the count of what it is about (supervised tokens, or runs of an output
+        stream) in all ranks and micro-batches."""
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.stage, step, self.total)
-        numbers = [share.samples, share.learned, len(share.bad), share.dropped]
-        samples, count, bad, dropped = ranks.counts(self.accelerator, numbers)
-        for key, number in (("samples", samples), ("tokens", count), ("bad", bad), ("dropped", dropped)):
+        numbers = [share.samples, share.count("text"), len(share.bad), share.dropped, *map(share.count, self.counted)]
+        samples, tokens, bad, dropped, *found = ranks.counts(self.accelerator, numbers)
+        for key, number in (("samples", samples), ("tokens", tokens), ("bad", bad), ("dropped", dropped)):
             self.standing.counts[key] += number
         rate = self.optimizer.param_groups[0]["lr"]
-        line = {"loss": 0.0, "tokens": count, "samples": samples, "lr": rate, "grad_norm": 0.0}
+        line = {"loss": 0.0, "tokens": tokens, "samples": samples, "lr": rate, "grad_norm": 0.0}
+        count = {name: number for name, number in zip(self.counted, found, strict=True) if number}
         if not count:
             return line
         batches = self._in_step(share.batches)
-        total = torch.zeros((), device=self.accelerator.device)
+        sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with self.accelerator.no_sync(self.model) if i + 1 < len(batches) else nullcontext():
                 with self.accelerator.autocast():
                     losses = self.model(batch.to(self.accelerator.device))
-                loss = losses.total["text"].float()
-                guards.finite(loss, self.stage, step, batch)
-                # DDP and FSDP average over ranks; the sum is wanted. Text that a frozen LLM says teaches nobody anything.
-                if loss.requires_grad:
-                    self.accelerator.backward(loss * (self.accelerator.num_processes / count))
-            total += loss.detach()
+                loss = torch.zeros((), device=self.accelerator.device)
+                for name, total in losses.total.items():
+                    if name not in self.weights or not (runs := count.get(name.partition(".")[0])):
+                        continue
+                    guards.finite(total, self.stage, step, batch)
+                    # DDP and FSDP average over ranks; the sum is wanted.
+                    loss = loss + total.float() * (self.weights[name] * self.accelerator.num_processes / runs)
+                    sums[name] = sums.get(name, torch.zeros_like(loss)) + total.detach().float()
+                if loss.requires_grad:  # text that a frozen LLM says teaches nobody anything
+                    self.accelerator.backward(loss)
         self._verify(batches)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip or float("inf"))
         guards.finite(norm, self.stage, step, batches[-1])
         self.optimizer.step()
         self.optimizer.zero_grad()
-        mean = ranks.total(self.accelerator, total) / count
-        return line | {"loss": mean, "grad_norm": float(norm), "seconds": time.perf_counter() - began}
+        means = self._means(sums, count)
+        shown = means if len(self.weights) > 1 else {}
+        whole = sum(self.weights[n] * v for n, v in means.items())
+        return line | {"loss": whole, **shown, "grad_norm": float(norm), "seconds": time.perf_counter() - began}
+
+    def _means(self, sums: Mapping[str, Tensor], count: Mapping[str, int]) -> dict[str, float]:
+        """The mean of each objective that has something to be about, over all ranks."""
+        zero = torch.zeros((), device=self.accelerator.device)
+        names = [n for n in self.weights if n.partition(".")[0] in count]
+        return {n: ranks.total(self.accelerator, sums.get(n, zero)) / count[n.partition(".")[0]] for n in names}
 
     def _in_step(self, batches: list[Batch]) -> list[Batch]:
         """As many batches as the busiest rank has, so that every collective finds all ranks there."""
@@ -210,18 +241,23 @@ class StageRun:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """The held-out loss per supervised token; leaves every RNG as it was."""
+        """The held-out loss, weighted as in training; leaves every RNG as it was."""
         tensors, rest = checkpoint.rng_state()
         self.model.eval()
         data = self._data(self.stage.validation)
         data.total = math.ceil(len(data.mixture) / self.stage.batch)
         data.stage = self.stage.model_copy(update={"data": self.stage.validation})
-        total, count = torch.zeros((), device=self.accelerator.device), 0
+        sums: dict[str, Tensor] = {}
+        counts = [0] * len(self.counted)
         for share in data.loader(0):
             for batch in self._in_step(share.batches):
                 with self.accelerator.autocast():
-                    total += self.model(batch.to(self.accelerator.device)).total["text"].float()
-            count += share.learned
+                    losses = self.model(batch.to(self.accelerator.device))
+                for name, total in losses.total.items():
+                    sums[name] = sums.get(name, torch.zeros_like(total)) + total.float()
+            counts = [a + share.count(n) for a, n in zip(counts, self.counted, strict=True)]
         self.model.train()
         checkpoint.set_rng_state(tensors, rest)
-        return ranks.total(self.accelerator, total) / max(ranks.counts(self.accelerator, [count])[0], 1)
+        found = zip(self.counted, ranks.counts(self.accelerator, counts), strict=True)
+        means = self._means(sums, {n: max(number, 1) for n, number in found})
+        return sum(self.weights[n] * v for n, v in means.items())

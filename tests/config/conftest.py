@@ -7,7 +7,10 @@ import pytest
 from mmlm import registry
 
 HERE = Path(__file__).parent
-SHELF = {kind: f"shelf.{kind}" for kind in ("encoders", "aligners", "backbones", "grafts", "readers")}
+SHELF = {
+    kind: f"shelf.{kind}"
+    for kind in ("encoders", "aligners", "backbones", "grafts", "readers", "output_aligners", "decoders")
+}
 
 
 @pytest.fixture(autouse=True)

@@ -67,12 +67,12 @@ def test_a_key_in_the_wrong_place_is_told_its_home(tmp_path: Path) -> None:
     text = FIVE.replace("tempalte: plain", "lr: 1e-3").replace("clop", "clip, depth: 3").replace("dept:", "depth:")
     told = mistakes(write(tmp_path, text.replace("alinger", "aligner").replace("many", "8\n    layer: -2")))
     assert told == [
-        "c.yaml:2: lr: expected a key of this block (one of name, about, template, system, inputs, backbone, stages, "
+        "c.yaml:2: lr: expected a key of this block (one of name, about, template, system, inputs, backbone, outputs, stages, "
         "scale, seed, length, published), got the unknown key `lr`; `lr` exists at stages.0.train.inputs.image.aligner.lr",
         "c.yaml:5: inputs.image.encoder.depth: expected an option of encoder clip (one of layer, class_token, fit, "
         "resolution, dropout, flip, mean, taps, registers), got the unknown option `depth`; "
         "`depth` exists at inputs.image.aligner.depth",
-        "c.yaml:13: stages.0.layer: expected a key of this block (one of name, data, validation, train, batch, "
+        "c.yaml:13: stages.0.layer: expected a key of this block (one of name, data, validation, train, objectives, batch, "
         "micro_batch, epochs, steps, schedule, warmup, floor, weight_decay, betas, eps, clip, pack, length, precision, "
         "gradient_checkpointing, cache_features, save_every, log_every, validate_every, workers, max_bad, template), "
         "got the unknown key `layer`; `layer` exists at inputs.image.encoder.layer",
@@ -135,7 +135,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = [{here!r}, {root!r}]
 from mmlm import registry
-registry.KINDS = {{k: f"shelf.{{k}}" for k in ("encoders", "aligners", "backbones", "grafts", "readers")}}
+registry.KINDS = {{k: f"shelf.{{k}}" for k in ("encoders", "aligners", "backbones", "grafts", "readers", "output_aligners", "decoders")}}
 from mmlm.config import dump, load
 config = load({file!r})
 dump(config)

@@ -1,5 +1,6 @@
 """Reader of COCO captions: one JSON object with `images` and `annotations`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ class Captions:
     `per: caption` gives one sample for each annotation; `per: image` one for each picture, whose answer is its first
     caption and whose record holds all of them (a picture may then have none: a test set). `prompt` words the request,
     with {items} where the picture stands. Pictures are relative to `images`.
+
+    `says: item` turns it round, for output streams: the user gives the caption, for which {caption} stands in `prompt`, and
+    the assistant says the picture.
     """
 
     def __init__(
@@ -24,10 +28,12 @@ class Captions:
         path: Path,
         *,
         images: str | None = None,
-        prompt: str = "{items}",
+        prompt: str | None = None,
         per: Literal["caption", "image"] = "caption",
+        says: Literal["caption", "item"] = "caption",
     ) -> None:
-        self.path, self.per, self.prompt = path, per, Prompt(prompt)
+        once = "items" if says == "caption" else "caption"
+        self.path, self.per, self.says, self.prompt = path, per, says, Prompt(prompt or f"{{{once}}}", once=once)
         tables, _ = open_tables(path, {"images": ("id",), "annotations": ("image_id",)})
         if "images" not in tables or (per == "caption" and "annotations" not in tables):
             raise InputError(f"{path}: expected the lists 'images' and 'annotations', got {list(tables) or 'neither'}")
@@ -51,8 +57,14 @@ class Captions:
     def __getitem__(self, i: int) -> Sample:
         picture, captions = self._read(i)
         item = self.folders.item(picture["file_name"], "image")
-        turns = [Turn("user", self.prompt([item]))]
-        turns += [Turn("assistant", (caption,)) for caption in captions[:1]]
+        if self.says == "item":
+            if not captions:
+                raise picture.refuse("a picture with a caption, to be said by it")
+            said = replace(item, caption=captions[0])
+            turns = [Turn("user", self.prompt([], caption=captions[0])), Turn("assistant", (said,))]
+        else:
+            turns = [Turn("user", self.prompt([item]))]
+            turns += [Turn("assistant", (caption,)) for caption in captions[:1]]
         return Sample(tuple(turns), f"{self.path.stem}#{i}/{self.table[i]['id'].identity()}", self.where(i))
 
     def record(self, i: int) -> dict[str, Any]:

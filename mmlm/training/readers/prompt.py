@@ -18,12 +18,13 @@ class Prompt:
     The wording is cut first and filled afterwards, so that nothing in a question can pass for a field.
     """
 
-    def __init__(self, wording: str, *names: str) -> None:
+    def __init__(self, wording: str, *names: str, once: str = "items") -> None:
+        """`names`: the fields that may stand in it; `once`: the one that must, exactly once."""
         self.pieces = _FIELD.split(wording)
-        unknown = sorted(set(self.pieces[1::2]) - {"items", *names})
-        if unknown or self.pieces[1::2].count("items") != 1:
+        unknown = sorted(set(self.pieces[1::2]) - {once, *names})
+        if unknown or self.pieces[1::2].count(once) != 1:
             raise InputError(
-                f"prompt {wording!r}: expected {{items}} once"
+                f"prompt {wording!r}: expected {{{once}}} once"
                 + (f" and no field but {', '.join(f'{{{n}}}' for n in names)}" if names else " and no other field")
                 + (f", got {', '.join(f'{{{n}}}' for n in unknown)}" if unknown else "")
             )

@@ -1,0 +1,19 @@
+"""The MLP output aligner: each state becomes one vector of the condition by an MLP (CoDi-2, Tang et al. 2023)."""
+
+from mmlm.blocks.mlp import Activation
+from mmlm.interfaces import ConditionShape, FeatureShape
+
+from ..mlp import Mlp as Layers
+from .plain import Each, enough
+
+
+class Mlp(Each):
+    """c_k = W_depth f(... f(W_1 s_k)) for the first K of the Q states, K being the decoder's."""
+
+    def __init__(
+        self, width: int, length: int, condition: ConditionShape, *, depth: int = 2, activation: Activation = "gelu"
+    ) -> None:
+        """`depth`: linear layers; `activation`: f, between them. Raises InputError where Q < K."""
+        enough("mlp", length, condition)
+        shape = FeatureShape(condition.length, width)
+        super().__init__(Layers(shape, condition.width, depth=depth, activation=activation), width, condition)

@@ -1,0 +1,10 @@
+"""The objectives and their names: what an output stream is trained by, beside the loss of text."""
+
+PARTS: dict[str, str] = {
+    "contrast": "losses:contrast",
+    "cosine": "losses:cosine",
+    "denoise": "losses:denoise",
+    "l2": "losses:l2",
+    "mse": "losses:mse",
+}
+MEDIA = ("contrast", "denoise")  # these read the target items, the others only their captions

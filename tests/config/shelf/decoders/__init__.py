@@ -1,0 +1,3 @@
+"""The decoders of the shelf."""
+
+PARTS = {"brush": "brush:Brush"}

@@ -1,0 +1,3 @@
+"""The output aligners of the shelf."""
+
+PARTS = {"row": "row:Row"}

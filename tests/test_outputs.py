@@ -1,0 +1,421 @@
+"""The way out: signals, the states that are read, objectives, and replies that hold items."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image as Pillow
+
+from mmlm.aligners.outputs.queries import Queries
+from mmlm.assemble import Assembly, assemble
+from mmlm.batch import Targets
+from mmlm.config import SystemConfig, parse
+from mmlm.errors import InputError
+from mmlm.goals import GoalCache
+from mmlm.interfaces import Condition, ConditionShape, Decoder
+from mmlm.objectives.losses import objective
+from mmlm.reply import Decoding, reply, stream
+from mmlm.sample import Audio, Image, Sample, Turn
+from mmlm.training import saving
+from mmlm.training.loop import Trainer
+from mmlm.training.run import load_run
+
+LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DRAW = {"aligner": {"type": "queries"}, "decoder": {"type": "pixel_diffusion"}}
+FIND = {
+    "modality": "image",
+    "aligner": {"type": "linear"},
+    "decoder": {
+        "type": "retrieval",
+        "width": 12,
+        "encoder": {"type": "clip", "weights": "openai/clip-vit-base-patch32"},
+    },
+}
+READS: dict[str, Mapping[str, Any]] = {
+    "at": {"signals": 3, "embed": True},
+    "before": {"signals": 2, "layers": [1, -1]},
+    "queries": {"signals": 1, "queries": 4, "read": "queries"},
+    "all": {"read": "all"},
+}
+
+
+def system(outputs: Mapping[str, Any], **more: Any) -> SystemConfig:
+    """A tiny system that speaks by `outputs`."""
+    llm = {"type": "causal", "weights": LLM}
+    return parse({"name": "t", "scale": "tiny", "length": 256, "backbone": llm, "outputs": dict(outputs), **more})
+
+
+def picture(seed: int, caption: str = "") -> Image:
+    random = np.random.default_rng(seed)
+    return Image(random.integers(0, 256, (9 + seed % 3, 11, 3), dtype=np.uint8), caption)
+
+
+def asked(text: str) -> Sample:
+    return Sample((Turn("user", (text,)),))
+
+
+def told(seed: int, *before: str) -> Sample:
+    return Sample((Turn("user", (f"draw {seed}",)), Turn("assistant", (*before, picture(seed, f"thing {seed}"), "."))))
+
+
+def eager(assembly: Assembly, after: int) -> Assembly:
+    """The assembly, whose LLM says the first signal after so many ids of its own choice."""
+    first = assembly.processor.outputs["image"].ids[0]
+    backbone, plain, count = assembly.model.backbone, assembly.model.backbone.logits, [0]
+
+    def logits(states: torch.Tensor) -> torch.Tensor:
+        found = plain(states).clone()
+        found[:, 256:] = -1e4  # of the tiny vocabulary the bytes alone
+        found[:, first] = 1e4 if count[0] >= after else -1e4
+        count[0] += 1
+        return found
+
+    backbone.logits = logits  # type: ignore[method-assign]
+    return assembly
+
+
+@pytest.mark.parametrize("read", READS)
+def test_the_condition_of_a_reply_is_the_one_it_is_trained_with(read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assembly = eager(assemble(system({"image": {**DRAW, **READS[read]}})), after=3)
+    seen: list[Condition] = []
+    decoder = assembly.model.ways_out["image"].decoder
+    plain = decoder.decode
+    monkeypatch.setattr(decoder, "decode", lambda c, seeds: (seen.append(c), plain(c, seeds))[1])
+    said = reply(assembly, [asked("a"), asked("draw a long thing")], Decoding(limit=12, items=1))
+    assert all(len(r.items) == 1 for r in said) and len(seen) == 1
+    for i, (question, answer) in enumerate(zip(("a", "draw a long thing"), said, strict=True)):
+        parts = (answer.parts[0], replace(answer.parts[1], caption="x"), *answer.parts[2:])  # type: ignore[type-var]
+        example = assembly.processor(Sample((Turn("user", (question,)), Turn("assistant", parts))))
+        assert example.ids[answer.prompt_tokens :][: len(answer.ids)] == list(answer.ids)
+        with torch.no_grad():
+            trained = assembly.model.conditions(assembly.processor.collate([[example]]))["image"]
+        torch.testing.assert_close(seen[0].values[i : i + 1], trained.values, atol=1e-6, rtol=0)
+
+
+def test_what_is_read_while_replying_token_by_token_is_what_one_forward_reads() -> None:
+    """Learned queries stand in the cache of the reply as in the forward: the ids that follow them are the same."""
+    assembly = eager(assemble(system({"image": {**DRAW, **READS["queries"]}})), after=2)
+    answer = reply(assembly, [asked("a")], Decoding(limit=14, items=1))[0]
+    signals = assembly.processor.outputs["image"]
+    start = answer.ids.index(signals.ids[0])
+    ids = answer.ids[start + 1 : start + 1 + signals.queries]
+    assert set(ids) == {assembly.vocabulary.pad} and len(answer.ids) > start + 6
+    whole = Sample((Turn("user", ("a",)), Turn("assistant", answer.parts)))
+    batch = assembly.processor.collate([[assembly.processor(whole)]])
+    with torch.no_grad():
+        x, _ = assembly.model.embed(batch)
+        states = assembly.model.backbone.think(x, batch.segments, batch.positions)  # type: ignore[operator]
+    plain = type(assembly.model.backbone).logits
+    after = answer.prompt_tokens + start + signals.queries
+    logits = plain(assembly.model.backbone, states[0, after : after + 1])
+    logits[:, 256:] = -torch.inf
+    assert int(logits.argmax()) == answer.ids[start + 1 + signals.queries]
+
+
+def test_items_come_in_order_and_can_be_the_next_turn() -> None:
+    assembly = eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=2)
+    *_, answer = stream(assembly, asked("a"), Decoding(limit=20, items=2))
+    kinds = ["text" if isinstance(p, str) else p.modality for p in answer.parts]
+    assert kinds == ["text", "image", "image", "text"] and answer.text == "".join(
+        p for p in answer.parts if isinstance(p, str)
+    )
+    first, second = (np.asarray(i.source) for i in answer.items)
+    assert first.shape == (8, 8, 3) and not np.array_equal(first, second)
+    again = Sample((Turn("user", ("a",)), Turn("assistant", answer.parts), Turn("user", ("and?",))))
+    more = reply(assembly, [again], Decoding(limit=6, items=1))[0]
+    assert len(more.items) == 1
+
+
+def test_replies_do_not_depend_on_the_batch() -> None:
+    outputs = {"image": {**DRAW, **READS["queries"]}}
+    questions = [asked("a"), asked("draw it"), asked("what is this long thing?")]
+
+    def answers(sizes: list[int]) -> list[Any]:
+        found = []
+        for size, at in zip(sizes, np.cumsum([0, *sizes]), strict=False):
+            found += reply(eager(assemble(system(outputs)), 2), questions[at : at + size], Decoding(limit=9, items=1))
+        return found
+
+    for one, three in zip(answers([1, 1, 1]), answers([3]), strict=True):
+        assert one.ids == three.ids
+        apart = np.abs(one.items[0].source.astype(int) - three.items[0].source.astype(int))
+        assert apart.max() <= 1
+
+
+def test_a_run_that_is_cut_off_leaves_the_text_and_a_note() -> None:
+    assembly = eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=2)
+    answer = reply(assembly, [asked("a")], Decoding(limit=4))[0]
+    assert answer.items == () and answer.parts == (answer.text,) and answer.finish == "limit"
+    assert answer.notes == (
+        "the reply reached its length limit while it asked for an item (image), which was not made; raise the limit",
+    )
+
+
+def test_a_decoder_that_refuses_leaves_the_text_and_a_note() -> None:
+    assembly = eager(assemble(system({"image": {**FIND, "signals": 2}})), after=2)
+    answer = reply(assembly, [asked("a")], Decoding(limit=6, items=1))[0]
+    assert answer.items == () and len(answer.text) > 0
+    assert answer.notes == ("image: decoder retrieval: there is nothing to be found; name a folder of items (--index)",)
+
+
+def test_no_items_are_asked_for_where_none_are_allowed() -> None:
+    assembly = assemble(system({"image": {**DRAW, **READS["at"]}}))
+    signals = assembly.processor.outputs["image"].ids
+    with torch.no_grad():
+        added = assembly.model.backbone.added
+        added.embedding.mul_(50)  # type: ignore[union-attr]
+    for limit in (0, 1):
+        said = reply(assembly, [asked("a"), asked("bb")], Decoding(limit=12, items=limit))
+        assert all(sum(i == signals[0] for i in r.ids) <= limit for r in said)
+
+
+def test_packed_rows_give_the_losses_of_single_samples() -> None:
+    both = {"image": {**DRAW, **READS["before"]}, "found": {**FIND, "signals": "image"}}
+    assembly = assemble(system(both))
+    model = assembly.model
+    model.objectives = {"found": ["cosine"], "image": []}
+    processor = replace(assembly.processor, media=frozenset({"found"}))
+    samples = [told(1), told(2, "here "), told(3)]
+    with torch.no_grad():
+        packed = model(processor.collate([[processor(s) for s in samples[:2]], [processor(samples[2])]]))
+        single = [model(processor.collate([[processor(s)]])) for s in samples]
+    for name in ("text", "found.cosine"):
+        total = sum(float(s.total[name]) for s in single)
+        assert float(packed.total[name]) == pytest.approx(total, abs=1e-4) and packed.count[name] == sum(
+            s.count[name] for s in single
+        )
+
+
+def test_signals_are_learned_as_said() -> None:
+    """Only the first `taught` ids are supervised; nobody can type one; the LLM's own table stays as it is."""
+    assembly = assemble(system({"image": {**DRAW, "signals": 3, "taught": 2, "spelling": "[IMG{}]"}}))
+    example = assembly.processor(told(1, "look: "))
+    ids = assembly.processor.outputs["image"].ids
+    at = example.ids.index(ids[0])
+    assert tuple(example.ids[at : at + 3]) == ids and example.labels[at : at + 3] == [*ids[:2], -100]
+    assert not set(ids) & set(assembly.vocabulary.encode("[IMG0] [IMG1]"))
+    added = assembly.model.backbone.added
+    assert added is not None and added.first <= min(ids)
+
+
+def test_an_item_that_no_output_stream_makes_is_refused() -> None:
+    assembly = assemble(system({"image": {**DRAW, "signals": 1}}))
+    sound = Sample((Turn("user", ("a",)), Turn("assistant", (Audio(np.zeros(900, np.float32), 16_000),))))
+    with pytest.raises(
+        InputError, match=r"the assistant says an item \(audio\), but this model answers with text, image"
+    ):
+        assembly.processor(sound)
+
+
+def test_a_condition_that_does_not_fit_is_told() -> None:
+    with pytest.raises(InputError, match="a run gives 1 states where the decoder asks for 8 vectors; set `signals`"):
+        assemble(system({"image": {"aligner": {"type": "linear"}, "decoder": {"type": "pixel_diffusion"}}}))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"image": {**DRAW, "signals": "sound"}}, "outputs.image.signals: expected a number, or a stream"),
+        ({"image": {**DRAW, "read": "queries"}}, "outputs.image.queries: expected how many learned vectors"),
+        ({"image": {**DRAW, "taught": 2}}, "outputs.image.taught: expected at most `signals` (1), got 2"),
+        ({"image": DRAW, "b": {**DRAW, "modality": "image"}}, "outputs.b.spelling: expected a spelling of its own"),
+        ({"image": {**DRAW, "spelling": "[IMG]"}}, "outputs.image.spelling"),
+        ({"image": {**DRAW, "decoder": {"type": "retrieval"}}}, "outputs.image.decoder.encoder: expected `encoder`"),
+    ],
+)
+def test_mistakes_of_a_config_are_told(outputs: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as told:
+        system(outputs)
+    assert message in str(told.value)
+
+
+def test_gills_mapper_is_the_formula_of_the_paper() -> None:
+    """W_out T(W_in s, q), written out layer by layer; and it has the published number of parameters."""
+    full = Queries(4096, 4, ConditionShape(77, 768))
+    assert sum(p.numel() for p in full.parameters()) == 31_958_784
+    torch.manual_seed(0)
+    ours = Queries(11, 4, ConditionShape(5, 7), hidden=12, depth=2, heads=3, ffn=20).eval()
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    weights = dict(ours.named_parameters())
+    states = torch.randn(3, 4, 11)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def attend(x: torch.Tensor, y: torch.Tensor, name: str) -> torch.Tensor:
+        w, b = weights[f"{name}.in_proj_weight"].chunk(3), weights[f"{name}.in_proj_bias"].chunk(3)
+        q, k, v = (t @ w[i].T + b[i] for i, t in enumerate((x, y, y)))
+        heads = [t.unflatten(-1, (3, 4)).transpose(1, 2) for t in (q, k, v)]
+        p = (heads[0] @ heads[1].transpose(-1, -2) / 2.0).softmax(-1)
+        return linear((p @ heads[2]).transpose(1, 2).flatten(2), f"{name}.out_proj")
+
+    def ffn(x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(linear(x, f"{name}.linear1").relu(), f"{name}.linear2")
+
+    x = linear(states, "project")
+    for i in range(2):
+        at = f"transformer.encoder.layers.{i}"
+        y = norm(x, f"{at}.norm1")
+        x = x + attend(y, y, f"{at}.self_attn")
+        x = x + ffn(norm(x, f"{at}.norm2"), at)
+    memory = norm(x, "transformer.encoder.norm")
+    x = weights["queries"].expand(3, -1, -1)
+    for i in range(2):
+        at = f"transformer.decoder.layers.{i}"
+        y = norm(x, f"{at}.norm1")
+        x = x + attend(y, y, f"{at}.self_attn")
+        x = x + attend(norm(x, f"{at}.norm2"), memory, f"{at}.multihead_attn")
+        x = x + ffn(norm(x, f"{at}.norm3"), at)
+    expected = linear(norm(x, "transformer.decoder.norm"), "out")
+    torch.testing.assert_close(ours(states).values, expected, atol=1e-5, rtol=0)
+
+
+def test_objectives_are_their_formulas() -> None:
+    torch.manual_seed(0)
+    c, g = torch.randn(4, 3, 5), torch.randn(4, 3, 5)
+    decoder = _Fixed(g, scale=7.0)
+    target = Targets(torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 0, dtype=torch.long), ("",) * 4, tuple("abca"))
+
+    def run(name: str) -> torch.Tensor:
+        return objective(name)(decoder, Condition(c), target, lambda: Condition(g))
+
+    torch.testing.assert_close(run("l2"), torch.stack([(c[r] - g[r]).pow(2).sum(-1).sqrt().mean() for r in range(4)]))
+    torch.testing.assert_close(run("mse"), torch.stack([F.mse_loss(c[r], g[r]) for r in range(4)]))
+    torch.testing.assert_close(run("cosine"), 1 - F.cosine_similarity(c, g, dim=-1).mean(-1))
+    a, b = (t.flatten(1) / t.flatten(1).norm(dim=1, keepdim=True) for t in (c, g))
+    scores = 7.0 * a @ b.T
+    expected = []
+    for r in range(4):
+        others = [s for s in range(4) if s == r or target.keys[s] != target.keys[r]]
+        rows, columns = scores[r, others].logsumexp(0), scores[others, r].logsumexp(0)
+        expected.append((rows + columns) / 2 - scores[r, r])
+    torch.testing.assert_close(run("contrast"), torch.stack(expected))
+
+
+class _Fixed(Decoder):
+    """A decoder whose goals are given, and counted."""
+
+    modality = "image"
+
+    def __init__(self, goals: torch.Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.goals, self.factor, self.asked = goals, scale, 0
+        self.condition = ConditionShape(*goals.shape[1:])
+
+    @property
+    def scale(self) -> torch.Tensor:
+        return torch.tensor(self.factor)
+
+    def goal(self, captions: Any, units: Any) -> Condition:
+        self.asked += len(captions)
+        return Condition(torch.stack([self.goals[int(c)] for c in captions]), torch.ones(len(captions), 2))
+
+    def decode(self, condition: Condition, seeds: Any) -> list[Any]:
+        raise InputError("nothing")
+
+
+def test_goals_are_made_once_and_kept_on_the_disk(tmp_path: Path) -> None:
+    decoder = _Fixed(torch.randn(3, 2, 5))
+    none = torch.zeros(3, 0, dtype=torch.long)
+    target = Targets(torch.zeros(3, 1, dtype=torch.long), none, ("0", "2", "0"), ("k0", "k2", "k0"))
+    cache = GoalCache(tmp_path, {"image": "abc"})
+    first = cache.of("image", decoder, target)
+    assert torch.equal(first.values, decoder.goals[[0, 2, 0]]) and decoder.asked == cache.made == 2
+    assert cache.of("image", decoder, target).values.equal(first.values) and decoder.asked == 2
+    other = GoalCache(tmp_path, {"image": "abc"})
+    again = other.of("image", decoder, target)
+    assert again.values.equal(first.values) and again.pooled is not None and decoder.asked == 2
+    (tmp_path / "abc" / "k2.safetensors").write_bytes(b"broken")
+    assert GoalCache(tmp_path, {"image": "abc"}).of("image", decoder, target).values.equal(first.values)
+    assert decoder.asked == 3
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    images, annotations = [], []
+    for i in range(10):
+        Pillow.fromarray(np.asarray(picture(i).source)).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png"})
+        annotations.append({"id": i, "image_id": i, "caption": f"thing {i}"})
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return tmp_path / "c.json"
+
+
+def staged(captions: Path) -> SystemConfig:
+    stage = {
+        "name": "speak",
+        "data": [{"reader": "captions", "path": str(captions), "says": "item"}],
+        "train": {
+            part: {"lr": 1e-2}
+            for part in (
+                "backbone.added",
+                *(f"outputs.image.{p}" for p in ("queries", "aligner", "decoder")),
+                *(f"outputs.found.{p}" for p in ("aligner", "decoder.project", "decoder.log_scale")),
+            )
+        },
+        "objectives": {"text": 0.5, "image.denoise": 2.0, "found.contrast": 1.0},
+        "batch": 4,
+        "steps": 6,
+        "save_every": 3,
+        "log_every": 1,
+    }
+    return system(
+        {"image": {**DRAW, **READS["queries"]}, "found": {**FIND, "signals": "image"}}, stages=[stage], seed=3
+    )
+
+
+def test_a_stage_trains_what_it_says_and_goes_on_exactly(captions: Path, tmp_path: Path) -> None:
+    config = staged(captions)
+    before = {n: p.clone() for n, p in assemble(config).model.named_parameters()}
+    Trainer(config, tmp_path / "whole").run()
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        parts = 0.5 * line["text"] + 2.0 * line["image.denoise"] + line["found.contrast"]
+        assert line["loss"] == pytest.approx(parts)
+    after = dict(load_run(tmp_path / "whole", "cpu").model.named_parameters())
+    moved = {n for n, p in after.items() if not torch.equal(p, before[n])}
+    allowed = ("backbone.added.", "outputs.image.", "outputs.found.aligner.", "outputs.found.decoder.project.")
+    assert all(n.startswith(allowed) or n == "outputs.found.decoder.log_scale" for n in moved)
+    assert {"outputs.image.queries", "outputs.found.decoder.log_scale", "backbone.added.embedding"} <= moved
+    assert not any(n.startswith(("backbone.llm.", "outputs.found.decoder.encoder.")) for n in moved)
+
+    # The same again, stopped after three of the six steps.
+    class Stopped(Exception):
+        pass
+
+    plain = saving.Saving.save
+
+    def once(self: Any, step: int, *rest: Any) -> None:
+        plain(self, step, *rest)
+        if step == 3:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(saving.Saving, "save", once)
+        Trainer(config, tmp_path / "parts").run()
+    Trainer(config, tmp_path / "parts").run()
+    resumed = dict(load_run(tmp_path / "parts", "cpu").model.named_parameters())
+    assert all(torch.equal(p, resumed[n]) for n, p in after.items())
+    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_a_trained_run_finds_and_draws(captions: Path, tmp_path: Path) -> None:
+    Trainer(staged(captions), tmp_path / "run").run()
+    assembly = load_run(tmp_path / "run", "cpu")
+    pool = [Image(captions.parent / f"{i}.png") for i in range(10)]
+    assembly.model.ways_out["found"].decoder.fill(pool)  # type: ignore[operator]
+    answer = reply(eager(assembly, 1), [asked("thing 3")], Decoding(limit=9, items=1))[0]
+    made, found = answer.items
+    assert isinstance(made.source, np.ndarray) and found in pool
