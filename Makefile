@@ -17,7 +17,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-quick test-lowest fidelity lint format quickstart bench attack-demo clean
+.PHONY: help venv test test-quick test-lowest test-browser fidelity lint format quickstart bench attack-demo clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -40,6 +40,11 @@ test: $(READY) ## run every test that a plain machine can, in minutes
 
 test-quick: $(READY) ## the same without the few that take longer
 	$(PYTEST) -m 'not slow and not network and not browser'
+
+# Chromium is not fetched: it is found on the path, or named in CHROMIUM. SHOTS names a folder for pictures of the page.
+test-browser: $(READY) ## use the page of `mmlm demo` in Chromium, as a person would
+	$(BIN)/python -m pip install -q -e '.[demo,browser]'
+	MMLM_SCREENSHOTS=$(SHOTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/demo/test_browser.py
 
 # The checks write what they find into the ledger, line by line; the page is written only if all of them passed.
 fidelity: $(READY) ## hold mmlm against transformers, reference metrics and its own promises, in full; write docs/fidelity.md
