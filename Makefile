@@ -17,7 +17,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-quick test-lowest test-browser fidelity lint format quickstart bench attack-demo clean
+.PHONY: help venv test test-quick test-lowest test-browser fidelity lint format quickstart bench attack-demo load-demo clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -90,6 +90,9 @@ bench: $(READY) ## measure speed and memory, and kill training until it shows
 
 attack-demo: $(READY) ## attack what listens on this machine, and print what was tried and what leaked
 	$(BIN)/python benchmarks/attack_demo.py
+
+load-demo: $(READY) ## ask what listens on this machine for many answers at once, and watch its memory; RUN names a run
+	$(BIN)/python benchmarks/demo_load.py $(RUN)
 
 clean: ## remove what builds and tools left; the .venv folders, .cache and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Attacks on `mmlm serve` as it listens on this machine: what was tried, what leaked, which connections went out.
+"""Attacks on `mmlm serve` and `mmlm demo` as they listen on this machine: what was tried, what leaked, what went out.
 
 python benchmarks/attack_demo.py [--group NAME ...] [--every N]
 
@@ -12,6 +12,8 @@ import http.client
 import io
 import json
 import logging
+import os
+import re
 import socket
 import sys
 import threading
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import attack_page
 from PIL import Image
 
 from mmlm.assemble import assemble
@@ -49,7 +52,7 @@ class Attack:
 
 @dataclass(slots=True)
 class Target:
-    """The service under attack; a neighbour that only this machine can reach; a site on the public network, which is played by
+    """The service and the page under attack; a neighbour that only this machine can reach; a site on the public network, which is played by
     a port of this machine and sends on to wherever `onward` says."""
 
     service: Address
@@ -57,6 +60,7 @@ class Target:
     site: Address
     model: str
     links: "Exchangeable"
+    page: attack_page.Page
     onward: dict[str, str] = field(default_factory=dict)
 
     def ask(self, body: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> int:
@@ -90,7 +94,7 @@ class Exchangeable(Links):
 
 
 class Watch:
-    """Counts the connections that this process makes to anywhere but the places that are given."""
+    """Counts the connections that this process makes to anywhere but the places that are given, and the names it looks up."""
 
     def __init__(self) -> None:
         self.known: set[Address] = set()
@@ -99,6 +103,8 @@ class Watch:
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.connect" and (not isinstance(arguments[1], tuple) or arguments[1][:2] not in self.known):
+            self.outgoing += 1
+        if event == "socket.getaddrinfo" and re.search(r"\.[a-z]+$", str(arguments[0])):
             self.outgoing += 1
 
 
@@ -144,8 +150,9 @@ def target(watch: Watch) -> Iterator[Target]:
         site = stack.enter_context(listening(send_on))
         door = stack.enter_context(Door("127.0.0.1", 0))
         stack.enter_context(door.background(door.guard(application(engine, links), body=BODY, seconds=SECONDS)))
-        watch.known |= {(door.host, door.port), site}
-        yield Target((door.host, door.port), neighbour, site, engine.name, links, onward)
+        page = stack.enter_context(attack_page.opened(engine))
+        watch.known |= {(door.host, door.port), site, page.address}
+        yield Target((door.host, door.port), neighbour, site, engine.name, links, page, onward)
 
 
 def control(works: bool, what: str) -> None:
@@ -340,11 +347,25 @@ def clients(at: Target) -> Iterator[Attack]:
     control(at.ask({"messages": [{"role": "user", "content": "Hello?"}]}) == 200, "a modest client is answered")
 
 
+def paths(at: Target) -> Iterator[Attack]:
+    """Files that were not uploaded, asked of the page."""
+    for name, attempt in attack_page.paths(at.page, at.neighbour[1]):
+        yield Attack(name, attempt)
+
+
+def isolation(at: Target) -> Iterator[Attack]:
+    """What other people have in their sessions, asked of the page."""
+    for name, attempt in attack_page.isolation(at.page):
+        yield Attack(name, attempt)
+
+
 GROUPS: dict[str, Callable[[Target], Iterator[Attack]]] = {
     "addresses": addresses,
     "rebinding": rebinding,
     "sites": sites,
     "clients": clients,
+    "paths": paths,
+    "isolation": isolation,
 }
 
 
@@ -378,7 +399,8 @@ def main() -> int:
     parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--every", type=int, default=1, metavar="N", help="try only each N-th attack")
     given = parser.parse_args()
-    logging.getLogger("mmlm").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False"}
     rows, leaks = run(given.group, given.every)
     print("\n".join(aligned(rows, words=[0])))
     print("\n".join(f"leaked: {leak}" for leak in leaks))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
 from mmlm.errors import InputError, missing_extra
 from mmlm.training.run import load_run
@@ -61,6 +63,10 @@ def launch(
         door.serve(door.guard(app, body=_BODY, seconds=_SECONDS))
 
 
+async def _nothing(request: Request) -> Response:
+    return Response(status_code=404)
+
+
 @contextmanager
 def _leaving_clean() -> Iterator[None]:
     """While this is open, a process that is told to end (SIGTERM) ends like any other: what it opened is closed, and its
@@ -99,6 +105,8 @@ def mount(
 
     blocks = page(engines, folder, limits, held_out, names or [e.name for e in engines])
     blocks.queue(max_size=_QUEUE, default_concurrency_limit=4)
+    for way in ("file=", "file/"):  # by which Gradio would fetch an address for whoever asks
+        app.add_route(f"/gradio_api/{way}http{{rest:path}}", _nothing, methods=["GET"], include_in_schema=False)
     gradio.mount_gradio_app(
         app,
         blocks,

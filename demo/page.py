@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -12,11 +13,23 @@ from .chat import Chat
 from .chat_tab import ChatTab
 from .engine import Engine
 from .gallery import Example
+from .notes import readable
 from .panel import safe
-from .uploads import Limits
+from .uploads import Limits, only_ours
 
 _LONGEST = 1024  # tokens of an answer
 _KEPT = (3600, 24 * 3600)  # seconds between two looks at the uploads, and after which they are removed
+
+
+class _Page(gr.Blocks):
+    """A page that takes no file from a browser but those below `home`, where uploads lie."""
+
+    home: Path
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> list[Any]:
+        with readable():
+            only_ours(inputs, self.home)
+        return await super().preprocess_data(block_fn, inputs, *others, **named)  # type: ignore[no-any-return]
 
 
 def page(
@@ -30,7 +43,8 @@ def page(
     takes = set.intersection(*(_takes(e) for e in engines))
     length = max(1, min(_LONGEST, *(e.assembly.processor.length // 2 for e in engines)))
     chat = ChatTab(Chat(engines, names, folder, takes, limits, examples), length, all(map(_has_system, engines)))
-    with gr.Blocks(title=" and ".join(names), analytics_enabled=False, fill_width=True, delete_cache=_KEPT) as blocks:
+    with _Page(title=" and ".join(names), analytics_enabled=False, fill_width=True, delete_cache=_KEPT) as blocks:
+        blocks.home = folder
         gr.HTML(_head(engines, names))
         with gr.Tabs():
             with gr.Tab("Chat", id="chat"):

@@ -46,11 +46,7 @@ def items(
 def checked(file: Path, folder: Path, takes: Collection[Modality], limits: Limits, name: str = "") -> Item:
     """One file as an item; see `items`."""
     name = plain_name(name or file.name)
-    try:
-        inside = file.resolve().is_relative_to(folder.resolve()) and file.is_file()
-    except (OSError, ValueError):
-        inside = False
-    if not inside:
+    if not inside(file, folder):
         raise InputError(f"{name}: the file is no longer here; attach it again")
     modality = SUFFIXES.get(file.suffix.lower().removeprefix("."))
     if modality == "video" and "video" not in takes and "audio" in takes:
@@ -68,6 +64,28 @@ def checked(file: Path, folder: Path, takes: Collection[Modality], limits: Limit
     except InputError as e:
         raise InputError(f"{name}: {str(e).removeprefix(called(item) + ': ')}") from e
     return item
+
+
+def inside(file: Path, folder: Path) -> bool:
+    """Whether it is a file below `folder`, whatever links lead to."""
+    try:
+        return file.resolve().is_relative_to(folder.resolve()) and file.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def only_ours(value: object, folder: Path) -> None:
+    """Raise InputError where a value that a browser sent names a file, anywhere in it, that does not lie below `folder`.
+
+    Gradio looks at this only for pages that it serves itself, and fetches a path that is an address.
+    """
+    if isinstance(value, dict):
+        if "path" in value and not (isinstance(value["path"], str) and inside(Path(value["path"]), folder)):
+            raise InputError("expected a file that was attached here; attach it again")
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            only_ours(part, folder)
 
 
 def plain_name(name: str) -> str:

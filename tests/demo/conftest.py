@@ -1,5 +1,7 @@
 """What the tests of the demo share: a tiny system, and a server that runs for as long as a test needs it."""
 
+import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -14,6 +16,15 @@ pytest.importorskip("uvicorn", reason="the demo needs starlette and uvicorn (the
 from starlette.types import ASGIApp
 
 from mmlm.demo.server import Door
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept() -> Iterator[None]:
+    """What Gradio, its client and its servers leave to the garbage collector is collected here, and not in a test of others."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -16,5 +16,5 @@ def test_a_share_of_the_attacks_gets_nowhere() -> None:
     )  # fmt: skip
     assert tried.returncode == 0, tried.stdout + tried.stderr
     rows = [line.split() for line in tried.stdout.splitlines() if line][1:]
-    assert [row[0] for row in rows][:4] == ["addresses", "rebinding", "sites", "clients"]
+    assert [row[0] for row in rows] == ["addresses", "rebinding", "sites", "clients", "paths", "isolation"]
     assert all(int(row[1]) > 0 and row[2:] == ["0", "0"] for row in rows)

@@ -316,6 +316,30 @@ def test_no_file_of_this_machine_can_be_read(path: str, one: tuple[str, Engine],
         assert httpx.get(f"{address}{start}{wanted}").status_code in (403, 404)
 
 
+@pytest.mark.parametrize("where", ["{folder}/x.png", "file://{folder}/x.png", "http://site.example/x.png"])
+@pytest.mark.parametrize("name", ["batch_add", "ask", "batch"])
+def test_a_file_that_was_not_uploaded_is_not_taken(
+    where: str, name: str, one: tuple[str, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("safehttpx.async_validate_url", asked.append)
+    picture(tmp_path / "x.png")
+    file = {"path": where.format(folder=tmp_path), "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
+    sent = {"ask": [{"text": "", "files": [file]}, None], "batch_add": [None, [file]], "batch": [[file], "What?", 2]}
+    found = httpx.post(f"{one[0]}/gradio_api/run/{name}", json={"data": sent[name], "session_hash": "somebody"})
+    assert found.status_code == 500 and "expected a file that was attached here" in found.text
+    assert not asked
+
+
+@pytest.mark.parametrize("start", ["/gradio_api/file=", "/gradio_api/file/"])
+def test_nothing_is_fetched_from_outside(start: str, one: tuple[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("safehttpx.async_validate_url", asked.append)
+    for url in ("http://site.example/x.png", "https://site.example/", "%68ttp://site.example/"):
+        assert httpx.get(f"{one[0]}{start}{url}").status_code == 404
+    assert not asked
+
+
 def test_pages_that_nobody_needs_are_not_there(one: tuple[str, Engine]) -> None:
     address, _ = one
     for path in ("/docs", "/redoc", "/openapi.json", "/monitoring/summary"):
