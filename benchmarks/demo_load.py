@@ -171,26 +171,24 @@ def main() -> int:
     given = parser.parse_args()
     if given.turns <= WARM_UP:
         parser.error(f"--turns: expected more than the {WARM_UP} of the warm-up")
-    halfway = (WARM_UP + given.turns) // 2
-    crowd: list[tuple[str, ...]] = [("server", "clients", "answered", "busy", "failed")]
-    memory: list[tuple[str, ...]] = [
-        ("server", "turns", "failed", *(f"MiB at {n}" for n in (WARM_UP, halfway, given.turns)), "growth")
-    ]
     wrong = False
     with tempfile.TemporaryDirectory() as folder:
         shown = pictures(Path(folder))
         for kind in given.kind:
             with hosted(kind, given.run) as (process, enter):
+                crowd: list[tuple[str, ...]] = [(kind, "clients", "answered", "busy", "failed")]
                 for count in given.clients:
                     told = at_once(enter, count, shown)
                     wrong |= told["failed"] > 0
-                    crowd.append((kind, str(count), *(str(told[k]) for k in ("answered", "busy", "failed"))))
+                    crowd.append(("", str(count), *(str(told[k]) for k in ("answered", "busy", "failed"))))
+                print("\n".join(aligned(crowd, words=[0])), flush=True)
                 held, failed = level(enter(), process, given.turns, shown)
                 grown = held[-1] - held[0]
                 wrong |= failed > 0 or grown > GROWTH
-                memory.append((kind, str(given.turns), str(failed), *map(str, held), f"{grown:+d}"))
-    for table in (crowd, memory):
-        print("\n".join(aligned(table, words=[0])))
+                marks = (f"MiB at {n}" for n in (WARM_UP, (WARM_UP + given.turns) // 2, given.turns))
+                memory = [(kind, "turns", "failed", *marks, "growth")]
+                memory.append(("", str(given.turns), str(failed), *map(str, held), f"{grown:+d}"))
+                print("\n".join(aligned(memory, words=[0])), flush=True)
     return int(wrong)
 
 
