@@ -191,6 +191,12 @@ class Condition:
         return Condition(self.values[wanted], None if self.pooled is None else self.pooled[wanted])
 
 
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Conditions one below the other."""
+    pooled = [c.pooled for c in conditions if c.pooled is not None]
+    return Condition(torch.cat([c.values for c in conditions]), torch.cat(pooled) if pooled else None)
+
+
 class OutputAligner(nn.Module, ABC):
     """States of the LLM to a decoder's condition. Built with (width, length, condition, *, options): the width D of a
     state, how many states Q a run of signals gives, and what the decoder asks for."""

@@ -1,6 +1,5 @@
 """The assembled model: encode, align, splice or remember, think, and sum the loss."""
 
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -9,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmlm.backbones.backbone import LAST, Backbone
+from mmlm.backbones.backbone import Backbone
 from mmlm.batch import NOWHERE, Batch, Memory, Targets, Units
-from mmlm.goals import GoalCache
+from mmlm.caches import FeatureCache, GoalCache, StateCache
 from mmlm.interfaces import Condition, Decoder, Encoder, Features, Graft, InputAligner, OutputAligner
 from mmlm.objectives.losses import objective
 from mmlm.splice import splice
@@ -118,40 +117,6 @@ class Output(nn.Module):
         return states if torch.is_autocast_enabled(states.device.type) else states.to(held.dtype)
 
 
-class FeatureCache:
-    """Features by content: a frozen encoder sees each item once. Oldest first out, once `limit` bytes are held.
-
-    With `alone` each item is encoded by itself: its features are then the same to the last bit whatever it came with, so
-    that an interrupted training, whose cache is empty, goes on exactly as it would have.
-    """
-
-    def __init__(self, limit: int = 1 << 30, alone: bool = False) -> None:
-        self.limit, self.alone, self.held, self.encoded = limit, alone, 0, 0
-        self._kept: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
-
-    def features(self, encoder: Encoder, units: Units) -> Float[Tensor, "U L C"]:
-        """The features of all items, encoding only those not seen before."""
-        cuts = list(units.values.split(units.counts))
-        fresh: dict[str, int] = {}
-        for i, key in enumerate(units.keys):
-            if (id(encoder), key) not in self._kept:
-                fresh.setdefault(key, i)
-        found: dict[str, Tensor] = {}
-        if fresh and self.alone:
-            found = {key: encoder(cuts[i]) for key, i in fresh.items()}
-        elif fresh:
-            made = encoder(torch.cat([cuts[i] for i in fresh.values()]))
-            found = dict(zip(fresh, made.split([units.counts[i] for i in fresh.values()]), strict=True))
-        self.encoded += len(fresh)
-        out = torch.cat([found[k] if k in found else self._kept[id(encoder), k] for k in units.keys])
-        for key, value in found.items():
-            self._kept[id(encoder), key] = value
-            self.held += value.nbytes
-        while self.held > self.limit:
-            self.held -= self._kept.popitem(last=False)[1].nbytes
-        return out
-
-
 class MultimodalModel(nn.Module):
     """Streams, a backbone, and streams out. Names of parameters are the part ids of the config: inputs.<stream>.encoder...,
     backbone..., outputs.<stream>.aligner...
@@ -169,6 +134,7 @@ class MultimodalModel(nn.Module):
         self.spoken = True  # whether the loss of text is wanted
         self.backbone = backbone
         self.cache: FeatureCache | None = None
+        self.thoughts: StateCache | None = None
         self.goals: GoalCache | None = None
         self.anchored = False  # set where several processes train together
 
@@ -323,9 +289,11 @@ class MultimodalModel(nn.Module):
             x.requires_grad or any(p.requires_grad for p in self.backbone.parameters())
         )
         read = None
-        if spoken or learns or not layers or LAST in layers:
+        if spoken or learns or not layers:
             states, targets, seen = self.backbone.look(x, batch, layers)
             read = (states, targets)
+        elif self.thoughts and memory is None:
+            seen = self.thoughts.states(self.backbone, x, batch, layers)
         else:
             seen = self.backbone.peek(x, batch, layers)
         return read, {n: w.condition(seen, x, wanted[n].where) for n, w in ways.items()}, inside

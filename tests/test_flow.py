@@ -10,8 +10,8 @@ import torch
 from systems import KINDS, tiny
 
 from mmlm.assemble import Assembly, assemble
+from mmlm.caches import FeatureCache
 from mmlm.errors import InputError
-from mmlm.model import FeatureCache
 from mmlm.reply import Decoding, likelihood, reply, stream
 from mmlm.sample import Audio, Image, Part, Sample, Turn, Video
 
@@ -188,7 +188,7 @@ def test_a_full_cache_lets_the_oldest_go_and_stays_right(system: tuple[str, Asse
     live = [r.ids for r in reply(assembly, prompts, Decoding(limit=4))]
     assembly.model.cache = FeatureCache(limit=1)
     assert [r.ids for r in reply(assembly, prompts, Decoding(limit=4))] == live
-    assert assembly.model.cache.held <= 1
+    assert assembly.model.cache.kept.held <= 1
     assembly.model.cache = None
 
 

@@ -14,12 +14,12 @@ from PIL import Image as Pillow
 
 from mmlm.aligners.outputs.queries import Queries
 from mmlm.assemble import Assembly, assemble
-from mmlm.batch import Targets
+from mmlm.backbones.backbone import LAST
+from mmlm.batch import Batch, Targets
+from mmlm.caches import FeatureCache, GoalCache, StateCache
 from mmlm.config import SystemConfig, parse
 from mmlm.errors import InputError
-from mmlm.goals import GoalCache
 from mmlm.interfaces import Condition, ConditionShape, Decoder
-from mmlm.model import FeatureCache
 from mmlm.objectives.losses import objective
 from mmlm.reply import Decoding, reply, stream
 from mmlm.sample import Audio, Image, Sample, Turn
@@ -142,6 +142,35 @@ def test_a_frozen_llm_thinks_no_further_than_is_read() -> None:
     assert calls[-1] == 2 and torch.equal(learning["image"].values, whole["image"].values)
     for hook in hooks:
         hook.remove()
+
+
+def test_states_that_are_kept_are_those_that_would_be_thought() -> None:
+    """Packed, padded or alone: each sample is thought about once, to the bit as it would be by itself."""
+    assembly = assemble(system({"image": {**DRAW, "layers": [1, LAST]}}))
+    model, processor = assembly.model, assembly.processor
+    rows = [[processor(told(0, "yes ")), processor(told(1))], [processor(told(2, "a long one "))]]
+    packed = processor.collate(rows)
+    others = (processor.collate([[e]]) for e in (*rows[0], *rows[1]))
+    batches = [packed, processor.collate([rows[1], rows[0]]), *others]
+
+    def states(batch: Batch, cache: StateCache) -> torch.Tensor:
+        x, _ = model.embed(batch)
+        seen = cache.states(model.backbone, x, batch, [1, LAST])
+        return torch.cat([seen[1], seen[LAST]], -1)
+
+    with torch.no_grad():
+        plain = model.conditions(packed)["image"].values
+        model.thoughts = StateCache()
+        torch.testing.assert_close(model.conditions(packed)["image"].values, plain, atol=1e-5, rtol=1e-5)
+        found = [states(b, model.thoughts)[b.segments > 0] for b in batches]
+        assert model.thoughts.thought == 3 and torch.equal(torch.cat(found[2:]), found[0])
+        assert torch.equal(torch.cat([found[4], found[2], found[3]]), found[1])
+        few = StateCache(limit=1)
+        assert torch.equal(states(packed, few)[packed.segments > 0], found[0])
+        assert (few.thought, few.kept.held) == (3, 0)
+    model.backbone.added.requires_grad_(True)
+    model.conditions(packed)["image"].values.sum().backward()  # what learns is thought about anew
+    assert model.thoughts.thought == 3 and model.backbone.added.embedding.grad is not None
 
 
 def test_items_come_in_order_and_can_be_the_next_turn() -> None:
@@ -423,9 +452,9 @@ def test_goals_are_forgotten_oldest_first() -> None:
     cache = GoalCache(limit=2 * (2 * 5 + 2) * 4)
     for i in (0, 1, 2, 2, 1):
         assert cache.of("image", decoder, targets[i]).values.equal(decoder.goals[i : i + 1])
-    assert (cache.made, cache.held) == (3, cache.limit)
+    assert (cache.made, cache.kept.held) == (3, cache.kept.limit)
     cache.of("image", decoder, targets[0])
-    assert (cache.made, cache.held) == (4, cache.limit)
+    assert (cache.made, cache.kept.held) == (4, cache.kept.limit)
 
 
 def test_goals_are_made_once_and_kept_on_the_disk(tmp_path: Path) -> None:
@@ -494,6 +523,22 @@ def test_a_stage_trains_what_it_says_and_goes_on_exactly(captions: Path, tmp_pat
     assert not any(n.startswith(("backbone.llm.", "outputs.found.decoder.encoder.")) for n in moved)
 
     # The same again, stopped after three of the six steps.
+    stopped_is_the_same(config, tmp_path / "whole", tmp_path / "parts", 3)
+
+
+def test_with_states_kept_an_interrupted_stage_ends_bit_identical(captions: Path, tmp_path: Path) -> None:
+    stage = staged(captions).stages[0]
+    data = {"reader": "captions", "path": str(captions), "says": "item"}
+    train = {f"outputs.image.{p}": {"lr": 1e-2} for p in ("aligner", "decoder")}
+    kept = {
+        **stage.model_dump(exclude_unset=True),
+        "data": [data],
+        "train": train,
+        "objectives": {"image.denoise": 1},
+        "cache_states": 8,
+    }
+    config = system({"image": {**DRAW, "read": "all", "layers": [1]}}, stages=[{**kept, "pack": True}], seed=3)
+    Trainer(config, tmp_path / "whole").run()
     stopped_is_the_same(config, tmp_path / "whole", tmp_path / "parts", 3)
 
 

@@ -21,9 +21,10 @@ from mmlm.batch import Memory, Units
 from mmlm.blocks.attention import attention
 from mmlm.blocks.mlp import MLP
 from mmlm.blocks.rotary import rotate
+from mmlm.caches import FeatureCache
 from mmlm.interfaces import Features
 from mmlm.media.grey import grey
-from mmlm.model import FeatureCache, Losses
+from mmlm.model import Losses
 from mmlm.plan.work import on_shapes
 from mmlm.processor import Placed
 from mmlm.registry import component

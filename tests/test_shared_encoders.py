@@ -112,7 +112,7 @@ def test_a_picture_among_others_is_cut_otherwise_and_kept_apart(tmp_path: Path) 
     assert [len(p.units) for p in alone.placed] == [3] and [len(p.units) for p in both.placed] == [1, 1]
     assert [len(p.units) for p in more.placed] == [3, 2]  # a clip is no picture
     assert len({p.key for e in (alone, both) for p in e.placed}) == 3
-    from mmlm.model import FeatureCache
+    from mmlm.caches import FeatureCache
 
     batch = assembly.processor.collate([[alone], [both], [alone]])
     with torch.no_grad():

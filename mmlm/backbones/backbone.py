@@ -184,7 +184,7 @@ class Backbone(nn.Module, ABC):
     def peek(
         self, x: Float[Tensor, "B T D"], batch: Batch, layers: Collection[int]
     ) -> dict[int, Float[Tensor, "B T D"]]:
-        """All states of some layers, counted from 1, and no thought about those above them: for an LLM that learns nothing."""
+        """All states of some layers, as of `look`, and no thought about those above them: for an LLM that learns nothing."""
         return self.look(x, batch, layers)[2]
 
     @abstractmethod

@@ -73,6 +73,8 @@ class Causal(Backbone):
     def peek(
         self, x: Float[Tensor, "B T D"], batch: Batch, layers: Collection[int]
     ) -> dict[int, Float[Tensor, "B T D"]]:
+        if LAST in layers:
+            return self.look(x, batch, layers)[2]
         with self.watch(layers) as seen, suppress(_Seen), ExitStack() as stack:
             last = self.layer_list()[max(layers) - 1]
             stack.callback(last.register_forward_hook(_stop).remove)  # runs behind the one that keeps

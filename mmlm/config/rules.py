@@ -36,6 +36,7 @@ def broken(data: Mapping[str, Any]) -> Broken:
     for i, stage in stages.items():
         yield from _trained(("stages", i, "train"), _mapping(stage.get("train")), ids, streams)
         yield from _durations(("stages", i), stage)
+        yield from _kept_states(("stages", i, "cache_states"), stage)
         yield from _objectives(("stages", i, "objectives"), _mapping(stage.get("objectives")), outputs)
     yield from _published(_mapping(data.get("published")), streams, [s.get("name") for s in stages.values()])
 
@@ -206,6 +207,19 @@ def _objectives(path: Path, named: Mapping[str, Any], outputs: Mapping[str, Any]
             continue
         if name != "text" and not (stream in outputs and objective in OBJECTIVES):
             yield (*path, name), f"expected {one_of(known)}, got `{name}`{hint(name, known)}"
+
+
+def _kept_states(path: Path, stage: Mapping[str, Any]) -> Broken:
+    """States can be kept where nothing that they depend on is trained, and no text is learned from what the head reads of them."""
+    if not stage.get("cache_states"):
+        return
+    if before := [p for p in _mapping(stage.get("train")) if p.startswith(("backbone", "inputs.")) or ".queries" in p]:
+        yield (
+            path,
+            f"expected 0, as the stage trains `{before[0]}`, which changes the states; got {stage['cache_states']}",
+        )
+    elif _mapping(stage.get("objectives") or {"text": 1}).get("text"):
+        yield path, f"expected 0, as the stage learns text (`objectives`); got {stage['cache_states']}"
 
 
 def _templates(data: Mapping[str, Any], stages: Mapping[int, Mapping[str, Any]]) -> Broken:

@@ -217,6 +217,11 @@ class StageConfig(Model):
         0,
         description="MiB of features of frozen encoders kept in memory, so that each item is encoded once; 0 keeps none.",
     )
+    cache_states: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="MiB of states of the LLM kept in memory, so that it thinks once about each sample, where a stage trains "
+        "only what reads them; 0 keeps none.",
+    )
     save_every: Count | None = Field(None, description="Steps between checkpoints; a tenth of the stage if null.")
     log_every: Count = Field(10, description="Steps between lines of the log.")
     validate_every: Count | None = Field(

@@ -18,8 +18,7 @@ from mmlm.evaluation.asking import Progress
 from mmlm.evaluation.predictions import key, prompt_of
 from mmlm.evaluation.result import replace_text
 from mmlm.evaluation.wanted import Request
-from mmlm.goals import joined
-from mmlm.interfaces import Condition, Cut, Decoder
+from mmlm.interfaces import Condition, Cut, Decoder, joined
 from mmlm.jsonfile import read_json
 from mmlm.media import digest
 from mmlm.media.saving import save_item

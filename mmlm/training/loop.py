@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from mmlm.assemble import Assembly, assemble
 from mmlm.batch import Batch
+from mmlm.caches import FeatureCache, GoalCache, StateCache
 from mmlm.config import DataConfig, SystemConfig
 from mmlm.data.opening import open_reader
 from mmlm.errors import InputError
-from mmlm.goals import GoalCache
-from mmlm.model import FeatureCache
 from mmlm.objectives import MEDIA
 from mmlm.templates import find
 from mmlm.training import checkpoint, guards, policy, ranks, run
@@ -95,6 +94,7 @@ class StageRun:
         self.plain.cache = (
             FeatureCache(self.stage.cache_features << 20, alone=True) if self.stage.cache_features else None
         )
+        self.plain.thoughts = StateCache(self.stage.cache_states << 20) if self.stage.cache_states else None
         self.plain.anchored = self.accelerator.num_processes > 1
         self.weights = {name: weight for name, weight in self.stage.objectives.items() if weight}
         self.counted = list(dict.fromkeys(n.partition(".")[0] for n in self.weights))

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mmlm.assemble import Assembly, assemble, vocabulary_of
+from mmlm.caches import FeatureCache
 from mmlm.config import SystemConfig, dump, load
 from mmlm.errors import InputError
 from mmlm.jsonfile import read_json
-from mmlm.model import FeatureCache, MultimodalModel
+from mmlm.model import MultimodalModel
 from mmlm.training import checkpoint, policy
 from mmlm.training.checkpoint import Checkpoint
 from mmlm.training.manifest import MANIFEST

@@ -74,7 +74,7 @@ def test_a_key_in_the_wrong_place_is_told_its_home(tmp_path: Path) -> None:
         "`depth` exists at inputs.image.aligner.depth",
         "c.yaml:13: stages.0.layer: expected a key of this block (one of name, data, validation, train, objectives, batch, "
         "micro_batch, epochs, steps, schedule, warmup, floor, weight_decay, betas, eps, clip, pack, length, precision, "
-        "gradient_checkpointing, cache_features, save_every, log_every, validate_every, workers, max_bad, template), "
+        "gradient_checkpointing, cache_features, cache_states, save_every, log_every, validate_every, workers, max_bad, template), "
         "got the unknown key `layer`; `layer` exists at inputs.image.encoder.layer",
     ]
 

@@ -207,6 +207,14 @@ RULES: list[tuple[Change, str]] = [
         lambda c: c["backbone"]["grafts"].update({"a b": {"type": "lora"}}),
         "expected a name of letters, digits, - and _, got 'a b'",
     ),
+    (
+        lambda c: c["stages"][0].update(cache_states=9),
+        "stages.0.cache_states: expected 0, as the stage trains `inputs.image.aligner`, which changes the states; got 9",
+    ),
+    (
+        lambda c: c["stages"][0].update(cache_states=9, train={}),
+        "stages.0.cache_states: expected 0, as the stage learns text (`objectives`); got 9",
+    ),
 ]
 
 
