@@ -68,7 +68,7 @@ class Steerable(Pictures):
         return self.length or longest
 
     @property
-    def goals(self) -> Literal["captions", "none"]:
+    def encodes(self) -> Literal["captions", "none"]:
         """Captions, unless the condition has another width than their encoding, or is longer."""
         return "none" if self.width or self.condition.length > self.longest else "captions"
 

@@ -59,7 +59,7 @@ class StableUnclip(Pictures):
         )
 
     @property
-    def goals(self) -> Literal["items"]:
+    def encodes(self) -> Literal["items"]:
         """Pictures: no words steer it."""
         return "items"
 

@@ -222,7 +222,7 @@ class Decoder(nn.Module, ABC):
         return None
 
     @property
-    def goals(self) -> Literal["captions", "items", "none"]:
+    def encodes(self) -> Literal["captions", "items", "none"]:
         """What `goal` encodes: captions, by which the decoder can be steered too, or items; none where there is no goal."""
         if type(self).goal is Decoder.goal:
             return "none"

@@ -170,7 +170,7 @@ def errors(
         if example.dropped:
             found[i] = "the conversation is too long for the context, so that its last exchange was left out"
             continue
-        here = sum(item.modality == way.decoder.modality for item in r.whole.turns[-1].items)
+        here = sum(i.modality == way.decoder.modality and not i.beside for i in r.whole.turns[-1].items)
         ready.append((i, example, sum(m.stream == stream for m in example.meant) - here))
     seen: dict[str, Condition] = {}
     ready.sort(key=lambda one: (-len(one[1]), requests[one[0]].id))
@@ -199,7 +199,7 @@ def _goal(assembly: Assembly, stream: str, requests: Sequence[Request], seen: di
     """What the condition should be for what the requests mean. Where that is made of items it is kept in `seen`, by item."""
     way = assembly.model.ways_out[stream]
     items = [r.items[way.decoder.modality] for r in requests]
-    if not way.feeds and way.decoder.goals != "items":
+    if not way.feeds and way.decoder.encodes != "items":
         return way.decoder.goal([i.caption for i in items], None)
     keys = [digest(i) for i in items]
     fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
