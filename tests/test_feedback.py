@@ -370,19 +370,6 @@ def test_mistakes_of_a_config_are_told(output: dict[str, Any], message: str) -> 
     assert message in str(told.value)
 
 
-def test_ids_around_vectors_are_nobody_elses() -> None:
-    other = {
-        "modality": "image",
-        "signals": "image",
-        "aligner": {"type": "queries"},
-        "decoder": {"type": "pixel_diffusion"},
-    }
-    with pytest.raises(
-        InputError, match=r"outputs.b.signals: expected a number, as `b` reads at and `image` reads feedback"
-    ):
-        system(outputs={"image": DRAW, "b": other})
-
-
 def test_a_decoder_of_another_shape_is_refused() -> None:
     decoder = {"type": "retrieval", "width": 5, "encoder": CLIP}
     with pytest.raises(
