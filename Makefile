@@ -74,9 +74,10 @@ format: $(READY) ## let ruff format and sort
 	$(BIN)/ruff format
 
 # The stamps are used as installed, or from the Debian package where apt-get can fetch it; without them scenes are drawn.
+# The system draw learns from drawings of its own and needs none.
 # CONFIG names the system; of several seeds, as in SEED="0 1 2", the scores and their median are printed.
 quickstart: $(READY) ## train a model that sees, test it on held-out pictures, write a report page
-	@if [ ! -d /usr/share/tuxpaint/stamps ] && [ ! -f $(OUT)/data/stamps.jsonl ] && [ ! -f $(OUT)/data/scenes.jsonl ]; then \
+	@if [ "$(CONFIG)" != draw ] && [ ! -d /usr/share/tuxpaint/stamps ] && [ ! -f $(OUT)/data/stamps.jsonl ] && [ ! -f $(OUT)/data/scenes.jsonl ]; then \
 		mkdir -p .cache; \
 		ls .cache/$(STAMPS)_*.deb >/dev/null 2>&1 || (cd .cache && { apt-get download $(STAMPS) || { apt-get update -qq && apt-get download $(STAMPS); }; }) \
 		|| echo "$(STAMPS) cannot be had here; scenes are drawn instead" >&2; \

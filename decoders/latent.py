@@ -82,7 +82,8 @@ class Latent(Decoder):
         if precision == "bf16":
             self.to(torch.bfloat16)
         if weights.load:
-            self._pipe()  # so that a tokenizer that cannot be read is told now
+            with quiet():
+                self._pipe()  # so that a tokenizer that cannot be read is told now
 
     @abstractmethod
     def _build(self) -> None:

@@ -1,7 +1,7 @@
 """Stable Diffusion as decoders of pictures: 1.x and 2.x, and XL."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -59,12 +59,18 @@ class Steerable(Pictures):
 
     def _texts(self, longest: int) -> int:
         """The length of the condition, where text encoders give `longest` vectors."""
+        self.longest = longest
         if self.length and self.length > longest and self.negative == "text":
             raise InputError(
                 f"decoder of a {self.pipeline}: length {self.length}, but its text encoder gives {longest} vectors, for the "
                 f"empty text too; set `negative` to zeros or learned, or a smaller `length`"
             )
         return self.length or longest
+
+    @property
+    def encodes(self) -> Literal["captions", "none"]:
+        """Captions, unless the condition has another width than their encoding, or is longer."""
+        return "none" if self.width or self.condition.length > self.longest else "captions"
 
     def goal(self, captions: Sequence[str], units: Float[Tensor, "R ..."] | None) -> Condition:
         """The pipeline's own encoding of the captions: padded to the full length, and cut off there. Raises InputError where
@@ -73,13 +79,12 @@ class Steerable(Pictures):
             raise InputError(
                 f"decoder of a {self.pipeline}: vectors of width {self.width} are no encoding of text; train it by `denoise`"
             )
-        found = super().goal(captions, units)
-        if found.values.shape[1] < self.condition.length:
+        if self.condition.length > self.longest:
             raise InputError(
-                f"decoder of a {self.pipeline}: its text encoder gives {found.values.shape[1]} vectors, the condition has "
+                f"decoder of a {self.pipeline}: its text encoder gives {self.longest} vectors, the condition has "
                 f"{self.condition.length}; train it by `denoise`, or set a smaller `length`"
             )
-        return found
+        return super().goal(captions, units)
 
     def _cut(self, condition: Condition) -> Condition:
         """An encoding of text, cut off at the condition's length."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,11 @@ class StableUnclip(Pictures):
             scheduler=self._sampler(),
             vae=self.vae,
         )
+
+    @property
+    def encodes(self) -> Literal["items"]:
+        """Pictures: no words steer it."""
+        return "items"
 
     def goal(self, captions: Sequence[str], units: Float[Tensor, "R 3 H W"] | None) -> Condition:
         """What CLIP says of the pictures themselves. Raises InputError where there are none."""

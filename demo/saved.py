@@ -44,11 +44,11 @@ def _put(box: zipfile.ZipFile, item: Item) -> str:
     return name
 
 
-def _part(part: str | Item, files: dict[int, str]) -> dict[str, str]:
+def _part(part: str | Item, files: dict[int, str]) -> dict[str, str | bool]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     told = {"caption": part.caption} if part.caption else {}
-    return {"type": part.modality, "path": files[id(part)], **told}
+    return {"type": part.modality, "path": files[id(part)], **told, **({"beside": True} if part.beside else {})}
 
 
 def load(archive: Path, folder: Path, takes: Collection[Modality], limits: Limits) -> tuple[str, Talk]:

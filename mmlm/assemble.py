@@ -15,6 +15,7 @@ from mmlm.config import OutputConfig, PartConfig, StreamConfig, SystemConfig
 from mmlm.errors import InputError
 from mmlm.interfaces import ConditionShape, Decoder, Encoder, FeatureShape, Graft, InputAligner, OutputAligner
 from mmlm.model import MultimodalModel, Output, Stream
+from mmlm.objectives.needs import instead, unmet
 from mmlm.processor import Processor, Signals, StreamPlan
 from mmlm.registry import component
 from mmlm.sample import Extent
@@ -73,8 +74,11 @@ class _Builder:
         if "weights" in asked and known["weights"] is None and asked["weights"].default is inspect.Parameter.empty:
             raise InputError(f"{part_id}: {part.type!r} needs `weights` (a hub name, a folder, or package:NAME)")
         options = {**part.options, **(cls.tiny if self.tiny else {})}
-        with self.seeded(part_id):
-            built = cls(**{k: v for k, v in known.items() if k in asked}, **options)
+        try:
+            with self.seeded(part_id):
+                built = cls(**{k: v for k, v in known.items() if k in asked}, **options)
+        except InputError as e:
+            raise InputError(f"{part_id}: {e}") from e
         if part.weights and not self.tiny:
             self.borrowed[part_id] = part.weights
         return built
@@ -133,10 +137,11 @@ class _Builder:
                 f"outputs.{name} is to make {config.modality}, but {config.decoder.type} makes {decoder.modality}"
             )
         if config.aligner is None:
-            if type(decoder).goal is Decoder.goal or decoder.eyes is not None:
+            if decoder.encodes != "captions":
                 raise InputError(
-                    f"outputs.{name}: {config.decoder.type} reads no text, by which it would be steered (`read: text`); use a decoder "
-                    f"that does, such as stable_diffusion"
+                    f"outputs.{name}: {config.decoder.type} as it stands here is steered by no words (its condition is "
+                    f"{decoder.condition.length} x {decoder.condition.width}), which `read: text` asks for; use a decoder that is, such "
+                    f"as stable_diffusion without `width`, or another `read` and an aligner"
                 )
             return Output(None, decoder, config.layers, config.embed, None)
         if fed is not None:
@@ -181,6 +186,21 @@ def _fits(
             f"steered by {asked.length} of {asked.width}{f' and a pooled one of {asked.pooled}' if asked.pooled else ''}; use a "
             f"decoder of that shape (a pooled vector is the mean of the others), or another encoder or aligner"
         )
+
+
+def _learns(config: SystemConfig, outputs: Mapping[str, Output]) -> None:
+    """InputError where a stage has an objective that a decoder has nothing for."""
+    for stage in config.stages:
+        wanted = [n.split(".", 1) for n, weight in stage.objectives.items() if weight and n != "text"]
+        for name, kind in wanted:
+            way, beside = outputs[name], [k for n, k in wanted if n == name]
+            if not (why := unmet(kind, beside, way.decoder, bool(way.feeds))):
+                continue
+            others = [f"{name}.{k}" for k in instead(beside, way.decoder, bool(way.feeds)) if k not in beside]
+            raise InputError(
+                f"stages.{stage.name}.objectives: {name}.{kind}: expected {why}; got outputs.{name}.decoder "
+                f"({config.outputs[name].decoder.type}); use {', '.join(others) or 'another decoder'} instead"
+            )
 
 
 def innermost(encoder: Encoder) -> Encoder:
@@ -228,6 +248,7 @@ def assemble(
             with builder.seeded(f"backbone.grafts.{name}.attach"):
                 backbone.add_graft(name, built)
         outputs = {n: builder.output(n, o, backbone, streams) for n, o in config.outputs.items()}
+    _learns(config, outputs)
     model = MultimodalModel(streams, backbone, outputs).eval()
     for p in model.parameters():
         p.requires_grad_(False)

@@ -13,7 +13,7 @@ of the config. A class may carry `tiny`, the option values that replace the conf
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -226,6 +226,13 @@ class Decoder(nn.Module, ABC):
     def eyes(self) -> Encoder | None:
         """The encoder that looks at the items, where conditions are compared with items: `goal` then takes what it says."""
         return None
+
+    @property
+    def encodes(self) -> Literal["captions", "items", "none"]:
+        """What `goal` encodes: captions, by which the decoder can be steered too, or items; none where there is no goal."""
+        if type(self).goal is Decoder.goal:
+            return "none"
+        return "captions" if self.eyes is None else "items"
 
     def goal(self, captions: Sequence[str], units: Float[Tensor, "R ..."] | None) -> Condition:
         """What the condition should be for items with these captions, and these units where the stage's objectives ask for

@@ -18,7 +18,7 @@ from mmlm.batch import IGNORE, NOWHERE, Batch, Targets, Units
 from mmlm.errors import InputError
 from mmlm.interfaces import Count, Cut, Tokenize, Transform
 from mmlm.media import digest
-from mmlm.sample import Extent, Item, Modality, Sample
+from mmlm.sample import Extent, Item, Modality, Sample, Turn
 from mmlm.templates import NUMBER, Template
 from mmlm.vocabulary import Frame, Place, Rendered, Segment, Text, Vocabulary
 
@@ -154,6 +154,7 @@ class Processor:
         """Raises InputError for an item that cannot be read, an item no stream takes, a sample that is too long even as
         one exchange, or a training sample with nothing to learn."""
         limit = min(length or self.length, self.length)
+        sample = replace(sample, turns=tuple(_asked_once(t) for t in sample.turns))
         rendered = self._render(sample, reply, template)
         laid = [self._lay(run, sample) for run in (rendered.head, *rendered.exchanges)]
         dropped = 0
@@ -309,6 +310,13 @@ class Processor:
         streams = {name: _gather(placed[name], self.streams[name]) for name in self.streams if name in placed}
         targets = {name: _aim(meant[name], self.outputs[name]) for name in self.outputs if name in meant}
         return Batch(ids, positions, segments, labels, streams, targets, tuple(e.id for row in rows for e in row))
+
+
+def _asked_once(turn: Turn) -> Turn:
+    """A turn as the model says it: without the items that stand beside others."""
+    if turn.role != "assistant":
+        return turn
+    return replace(turn, parts=tuple(p for p in turn.parts if isinstance(p, str) or not p.beside))
 
 
 def _aim(meant: list[tuple[int, int, Meant]], stream: Signals) -> Targets:

@@ -64,6 +64,11 @@ def _say(
     """One step of all rows per turn of the iterator; the last value is final."""
     seeds = seeds or [decoding.seed] * len(samples)
     model, vocabulary = assembly.model, assembly.vocabulary
+    if decoding.limit >= assembly.processor.length:
+        raise InputError(
+            f"the reply may have {decoding.limit} tokens, but the context holds {assembly.processor.length} positions for what is "
+            f"asked and the reply; set a lower limit (--limit), or train with a longer `length`"
+        )
     examples = [assembly.processor(s, reply=True, length=assembly.processor.length - decoding.limit) for s in samples]
     batch = assembly.processor.collate([[e] for e in examples], left=True).to(model.device)
     generators = [torch.Generator().manual_seed(s) for s in seeds]

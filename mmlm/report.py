@@ -14,6 +14,7 @@ from urllib.parse import quote
 from mmlm.errors import InputError
 from mmlm.evaluation import Result
 from mmlm.evaluation.calibrating import ABOUT, Calibration
+from mmlm.evaluation.playing import PAGE
 from mmlm.evaluation.tasks.task import Question, Scored
 from mmlm.media import digest, load_image
 from mmlm.sample import Image
@@ -102,9 +103,11 @@ def _card(question: Question, scored: Scored) -> str:
 
 
 def _sheet(run: Path, file: Path) -> str:
-    """A contact sheet in the page itself, which leads to the file."""
-    way = quote(Path(os.path.relpath(file, run)).as_posix())
-    return f"<p><a class=sheet href='{way}'>{_thumbnail(Image(file), 2400)}</a></p>"
+    """A contact sheet in the page itself, which leads to the file, or to the page that plays what it shows."""
+    played = file.with_name(PAGE)
+    way = quote(Path(os.path.relpath(played if played.is_file() else file, run)).as_posix())
+    more = f"<p><a href='{way}'>Play the sounds and clips</a></p>" if played.is_file() else ""
+    return f"<p><a class=sheet href='{way}'>{_thumbnail(Image(file), 2400)}</a></p>{more}"
 
 
 def _thumbnail(item: Image, side: int = 320, right: bool = False) -> str:

@@ -2,6 +2,9 @@
 
 Items are lazy: a reader hands on a path or the encoded bytes, and `mmlm.media` decodes them in the data workers. Items
 made by a program (a reply, a test) hold decoded values instead.
+
+An item that a reply says in the same breath as the one before it, because two output streams answer to the same ids, stands
+`beside` it: people see both, and the model reads that it asked once.
 """
 
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ class Image:
 
     source: Path | bytes | NDArray[np.uint8]
     caption: str = ""
+    beside: bool = False
     modality: ClassVar[Modality] = "image"
 
 
@@ -31,6 +35,7 @@ class Audio:
     source: Path | bytes | NDArray[np.float32]
     rate: int = 0
     caption: str = ""
+    beside: bool = False
     modality: ClassVar[Modality] = "audio"
 
 
@@ -41,6 +46,7 @@ class Video:
     source: Path | bytes | NDArray[np.uint8]
     rate: float = 0.0
     caption: str = ""
+    beside: bool = False
     modality: ClassVar[Modality] = "video"
 
 

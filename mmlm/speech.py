@@ -17,6 +17,7 @@ from mmlm.processor import Example, Meant
 from mmlm.sample import Item, Part
 
 _CUT = "the reply reached its length limit while it asked for an item ({name}), which was not made; raise the limit"
+_FULL = "the reply asked for more items than the {most} that it may hold; no more were made"
 _EMPTY = "{name}: the reply asked for an item and wrote no prompt for it, so that none was made"
 
 
@@ -67,6 +68,8 @@ class Run:
         self.pending: list[int] = []
         self.standing: tuple[Asked, int] | None = None
         self.said = 0
+        self.wished = False  # whether the likeliest id now would ask for one more item than the reply may hold
+        self.refused = False  # whether that was so at any id that was said
 
     @property
     def full(self) -> bool:
@@ -92,6 +95,7 @@ class Run:
         """One more id was said; gives whether it is of a run, and so none of the text."""
         self.standing = None
         at, self.said = self.said, self.said + 1
+        self.wished, self.refused = False, self.refused or self.wished
         if self.open is None:
             if token not in self.speech.first or self.full:
                 return False
@@ -149,6 +153,7 @@ class Speech:
                 logits[row, [*self.first, *self.assembly.vocabulary.ends]] = -torch.inf
                 logits[row, closing] = plain[row, closing]
             elif run.full:
+                run.wished = int(plain[row].argmax()) in self.first
                 logits[row, list(self.first)] = -torch.inf
         return logits
 
@@ -176,12 +181,14 @@ class Speech:
         self, replies: Sequence[Reply], prompts: Sequence[Example], runs: Sequence[Run], seeds: Sequence[int]
     ) -> list[Reply]:
         """The replies with the items that were asked for, in the order in which they were said; the items of a reply are drawn
-        from its own of the `seeds`. A run that was cut off or holds no prompt, or a decoder that refuses, leaves a note; the
-        text stays."""
+        from its own of the `seeds`. A run that was cut off or holds no prompt, a decoder that refuses, or an item more
+        than the reply may hold leaves a note; the text stays."""
         places = self._places(replies, runs)
         conditions = self._conditions(replies, prompts, runs, places)
         found: list[list[tuple[Asked, str, Item]]] = [[] for _ in replies]
         notes = [[_CUT.format(name=r.open.stream)] if r.open else [] for r in runs]
+        for told, run in zip(notes, runs, strict=True):
+            told += [_FULL.format(most=self.most)] if run.refused else []
         for name, mine in places.items():
             if name not in conditions:
                 for row in {p.row for p in mine if not p.prompt}:
@@ -271,7 +278,8 @@ class Speech:
             piece = self.assembly.vocabulary.decode(ids, lead=before)[:left]
             left, text = left - len(piece), text + piece
             if items := [item for asked, _, item in made if k < len(run.asked) and asked is run.asked[k]]:
-                yield from (part for part in (text, *items) if part != "")
+                beside = [replace(item, beside=True) for item in items[1:]]
+                yield from (part for part in (text, items[0], *beside) if part != "")
                 text = ""
         if text:
             yield text

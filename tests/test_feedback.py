@@ -283,7 +283,7 @@ def test_padding_that_is_also_the_end_of_a_reply_ends_none() -> None:
 def test_an_llm_in_half_precision_speaks_too() -> None:
     config = system(backbone={**LLM, "dtype": "bf16"})
     answer = reply(eager(assemble(config), 1), [Sample((Turn("user", ("a",)),))], Decoding(limit=60, items=1))[0]
-    assert len(answer.items) == 1 and answer.notes == ()
+    assert len(answer.items) == 1 and all("more items than the 1" in n for n in answer.notes)
 
 
 def test_reconstruct_is_the_decoders_loss_on_the_true_vectors() -> None:
@@ -368,19 +368,6 @@ def test_mistakes_of_a_config_are_told(output: dict[str, Any], message: str) -> 
     with pytest.raises(InputError) as told:
         system(output=output, inputs=inputs)
     assert message in str(told.value)
-
-
-def test_ids_around_vectors_are_nobody_elses() -> None:
-    other = {
-        "modality": "image",
-        "signals": "image",
-        "aligner": {"type": "queries"},
-        "decoder": {"type": "pixel_diffusion"},
-    }
-    with pytest.raises(
-        InputError, match=r"outputs.b.signals: expected a number, as `b` reads at and `image` reads feedback"
-    ):
-        system(outputs={"image": DRAW, "b": other})
 
 
 def test_a_decoder_of_another_shape_is_refused() -> None:

@@ -28,6 +28,7 @@ from mmlm.training.run import load_run
 from tests.learning import stopped_is_the_same
 
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DRAW = {"aligner": {"type": "queries"}, "decoder": {"type": "pixel_diffusion"}}
 FIND = {
     "modality": "image",
@@ -219,7 +220,30 @@ def test_a_decoder_that_refuses_leaves_the_text_and_a_note() -> None:
     assembly = eager(assemble(system({"image": {**FIND, "signals": 2}})), after=2)
     answer = reply(assembly, [asked("a")], Decoding(limit=6, items=1))[0]
     assert answer.items == () and len(answer.text) > 0
-    assert answer.notes == ("image: decoder retrieval: there is nothing to be found; name a folder of items (--index)",)
+    assert (
+        answer.notes[-1] == "image: decoder retrieval: there is nothing to be found; name a folder of items (--index)"
+    )
+
+
+def test_an_item_too_many_leaves_the_text_and_a_note() -> None:
+    """Whatever stands beside it: a reply that had ended would have asked for nothing more."""
+    assembly = eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=2)
+    answer = reply(assembly, [asked("a")], Decoding(limit=12, items=2))[0]
+    assert len(answer.items) == 2 and len(answer.text) > 2
+    note = "the reply asked for more items than the 2 that it may hold; no more were made"
+    assert answer.notes == (note,)
+    exact = reply(
+        eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=6), [asked("a")], Decoding(12, items=2)
+    )
+    assert len(exact[0].items) == 2 and exact[0].notes == (), "as many as it may is not too many"
+    stopped = Decoding(limit=12, items=1, stop=(answer.text[:2],))
+    both = reply(
+        eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=0), [asked("a"), asked("bb")], stopped
+    )
+    assert [r.notes for r in both] == [
+        reply(eager(assemble(system({"image": {**DRAW, **READS["at"]}})), after=0), [asked(q)], stopped)[0].notes
+        for q in ("a", "bb")
+    ]
 
 
 def test_no_items_are_asked_for_where_none_are_allowed() -> None:
@@ -231,6 +255,37 @@ def test_no_items_are_asked_for_where_none_are_allowed() -> None:
     for limit in (0, 1):
         said = reply(assembly, [asked("a"), asked("bb")], Decoding(limit=12, items=limit))
         assert all(sum(i == signals[0] for i in r.ids) <= limit for r in said)
+
+
+WRITE = {"modality": "image", "signals": 2, "read": "text", "decoder": {"type": "stable_diffusion", "weights": SD}}
+FEED = {**DRAW, "signals": 2, "read": "feedback", "feeds": "image", "aligner": {"type": "linear"}}
+
+
+@pytest.mark.parametrize(("other", "read"), [(FEED, "feedback"), (WRITE, "text")])
+def test_ids_around_vectors_or_words_are_nobody_elses(other: dict[str, Any], read: str) -> None:
+    shares = {**DRAW, "modality": "image", "signals": "image"}
+    see = {"encoder": FIND["decoder"]["encoder"], "aligner": {"type": "mlp"}}  # type: ignore[index]
+    message = rf"outputs.b.signals: expected a number, as `b` reads at and `image` reads {read}"
+    with pytest.raises(InputError, match=message):
+        system({"image": other, "b": shares}, inputs={"image": see} if read == "feedback" else {})
+
+
+def test_two_streams_that_share_ids_are_asked_once_in_the_next_turn(tmp_path: Path) -> None:
+    """Both items of a run are given, and people see both; the next prompt holds the ids that the model said, and no more."""
+    assembly = eager(
+        assemble(system({"image": {**DRAW, "signals": 2}, "found": {**FIND, "signals": "image"}})), after=3
+    )
+    assembly.model.ways_out["found"].decoder.fill([picture(1), picture(2)])
+    answer = reply(assembly, [asked("a")], Decoding(limit=12, items=2))[0]
+    first = assembly.processor.outputs["image"].ids[0]
+    assert answer.streams == ("image", "found") * 2 and [i.beside for i in answer.items] == [False, True] * 2
+    turns = (Turn("user", ("a",)), Turn("assistant", answer.parts), Turn("user", ("b",)))
+    again = assembly.processor(Sample(turns), reply=True)
+    assert again.ids.count(first) == answer.ids.count(first) == 2
+    said = list(answer.ids)
+    assert any(again.ids[i : i + len(said)] == said for i in range(len(again.ids)))
+    starts = [(m.stream, m.start) for m in again.meant]
+    assert [n for n, _ in starts] == ["image", "found"] * 2 and starts[0][1] == starts[1][1] != starts[2][1]
 
 
 def test_packed_rows_give_the_losses_of_single_samples() -> None:
@@ -549,4 +604,4 @@ def test_a_trained_run_finds_and_draws(captions: Path, tmp_path: Path) -> None:
     assembly.model.ways_out["found"].decoder.fill(pool)  # type: ignore[operator]
     answer = reply(eager(assembly, 1), [asked("thing 3")], Decoding(limit=9, items=1))[0]
     made, found = answer.items
-    assert isinstance(made.source, np.ndarray) and found in pool
+    assert isinstance(made.source, np.ndarray) and found.source in [i.source for i in pool] and found.beside

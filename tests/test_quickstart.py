@@ -1,8 +1,12 @@
 """The quickstart end to end with tiny parts on drawn scenes: data, stages, tasks, the page; the medians of several seeds."""
 
+import os
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,3 +119,25 @@ def test_the_shipped_systems_are_known_and_their_weights_come_from_packages() ->
 def test_a_source_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         stamps(tmp_path / "out", tmp_path / "missing")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not on the path")
+@pytest.mark.skipif(
+    Path("/usr/share/tuxpaint/stamps").is_dir(), reason="the stamps are installed, so nobody fetches them"
+)
+@pytest.mark.parametrize(("config", "asked"), [("draw", False), ("gill", True)])
+def test_make_asks_for_stamps_only_where_they_are_used(config: str, asked: bool, tmp_path: Path) -> None:
+    """The recipe of the Makefile over commands that only say that they were called."""
+    (tmp_path / "Makefile").write_text((Path(__file__).parents[1] / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").touch()
+    for command in (".venv/bin/mmlm", "bin/apt-get"):
+        file = tmp_path / command
+        file.parent.mkdir(parents=True)
+        file.write_text(f'#!/bin/sh\necho "called {command} $@"\n')
+        file.chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    how: Any = {"cwd": tmp_path, "capture_output": True, "text": True, "env": {**os.environ, "PATH": path}}
+    told = subprocess.run(["make", "quickstart", f"CONFIG={config}"], check=True, **how).stdout
+    assert f"called .venv/bin/mmlm quickstart --config {config}" in told
+    assert ("called bin/apt-get download" in told) == asked

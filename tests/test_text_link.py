@@ -257,27 +257,6 @@ def test_mistakes_of_a_config_are_told(output: dict[str, Any], stage: dict[str, 
     assert message in str(told.value)
 
 
-def test_ids_around_a_text_are_shared_by_no_stream_that_reads_states() -> None:
-    other = {
-        "modality": "image",
-        "signals": "image",
-        "aligner": {"type": "queries"},
-        "decoder": {"type": "pixel_diffusion"},
-    }
-    with pytest.raises(
-        InputError, match=r"outputs.b.signals: expected a number, as `b` reads at and `image` reads text"
-    ):
-        parse({"name": "t", "backbone": LLM, "outputs": {"image": WRITE, "b": other}})
-
-
-@pytest.mark.parametrize("decoder", [{"type": "pixel_diffusion"}, {"type": "retrieval", "encoder": {"type": "clip"}}])
-def test_a_decoder_that_reads_no_text_is_refused(decoder: dict[str, Any]) -> None:
-    if "encoder" in decoder:
-        decoder = {**decoder, "encoder": {"type": "clip", "weights": "openai/clip-vit-base-patch32"}}
-    with pytest.raises(InputError, match=f"outputs.image: {decoder['type']} reads no text"):
-        assemble(system({**WRITE, "decoder": decoder}))
-
-
 def test_a_plan_counts_its_ids_and_no_aligner() -> None:
     found = plan(system(stages=[STAGE]))
     line = found.outputs[0]

@@ -71,6 +71,7 @@ def check_decoder(maker: Maker, sheet: Sheet) -> None:
     sheet.row(
         "decodes", "items of its modality, the same ones for the same condition and seed", lambda: _decodes(part, told)
     )
+    sheet.row("encodes", "what it says that its goals are made of is so", lambda: _goals(part, told, units))
     ways = [way for way in ("goal", "denoise") if _learns(part, way, told, units)]
     if not sheet.row("learns", "by goals for its condition, or by making items", lambda: _some(ways)):
         return
@@ -94,6 +95,17 @@ def _one_of(modality: Any) -> str:
 def _some(ways: list[str]) -> str:
     need(bool(ways), "neither goal nor denoise")
     return " and ".join(ways)
+
+
+def _goals(part: Decoder, told: Condition, units: Tensor | None) -> str:
+    """What `encodes` says against what `goal` can be made of."""
+    alone, seen = _learns(part, "goal", told, None), _learns(part, "goal", told, units)
+    need(
+        alone == (part.encodes == "captions"),
+        f"{part.encodes!r}, but of captions alone there are {'some' if alone else 'none'}",
+    )
+    need(seen or part.encodes != "items", "'items', but of items there are none")
+    return part.encodes
 
 
 def _learns(part: Decoder, way: str, told: Condition, units: Tensor | None) -> bool:

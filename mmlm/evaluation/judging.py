@@ -1,10 +1,11 @@
 """Evaluation room: who says whether an item shows what was asked for - a run that understands items, or a rule."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmlm.assemble import Assembly
 from mmlm.errors import InputError, reason
 from mmlm.evaluation.assembled import Assembled
 from mmlm.evaluation.metrics import agreement
@@ -15,6 +16,12 @@ from mmlm.reply import Decoding, reply
 from mmlm.sample import Item, Modality
 from mmlm.training.readers.prompt import Prompt
 from mmlm.training.run import load_run
+
+_ASKED: dict[Modality, str] = {
+    "image": "What is in the picture?",
+    "audio": "What is heard in the sound?",
+    "video": "What is in the clip?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +58,12 @@ class Judge(ABC):
 
 
 class RunJudge(Judge):
-    """A run of a system that sees: it answers the question, or where there is none, says what it sees."""
+    """A run of a system that takes items of the modality in: it answers the question, or where there is none `question`, by
+    default what there is in the item."""
 
-    def __init__(self, run: Path, modality: Modality, prompt: str, question: str, tokens: int) -> None:
-        try:
-            self.assembly = load_run(run)
-        except InputError as e:
-            raise InputError(f"judge={run}: {e}") from e
-        takes = sorted({s.modality for s in self.assembly.processor.streams.values()})
-        if modality not in takes:
-            raise InputError(
-                f"judge={run}: expected a run that takes {modality} items in, and this one takes {', '.join(takes) or 'text'} "
-                f"alone; name one that was trained to see them"
-            )
-        self.modality, self.question, self.decoding = modality, question, Decoding(limit=tokens)
+    def __init__(self, assembly: Assembly, modality: Modality, prompt: str, question: str | None, tokens: int) -> None:
+        self.assembly, self.modality, self.decoding = assembly, modality, Decoding(limit=tokens)
+        self.question = _ASKED[modality] if question is None else question
         self.prompt = Prompt(prompt, "question")
         self.name = f"{self.assembly.config.name},{Assembled(self.assembly).fingerprint}"
 
@@ -83,11 +82,23 @@ class RunJudge(Judge):
         ]
 
 
-def opened(named: str, modality: Modality, prompt: str, question: str, tokens: int) -> Judge:
-    """The judge of a name: the folder of a run, or module:Class of a rule."""
-    path = Path(named).expanduser()
+def opened(
+    named: str, modalities: Collection[Modality], prompt: str, question: str | None, tokens: int
+) -> dict[Modality, Judge]:
+    """The judge of a name, the folder of a run or module:Class of a rule, for each of the modalities that it can judge."""
+    path, made = Path(named).expanduser(), " and ".join(sorted(modalities))
     if path.exists() or ":" not in named:
-        return RunJudge(path, modality, prompt, question, tokens)
+        try:
+            assembly = load_run(path)
+        except InputError as e:
+            raise InputError(f"judge={path}: {e}") from e
+        takes = {s.modality for s in assembly.processor.streams.values()}
+        if not (seen := sorted(takes & set(modalities))):
+            raise InputError(
+                f"judge={path}: expected a run that takes {made} items in, and this one takes "
+                f"{', '.join(sorted(takes)) or 'text'} alone; name one that was trained to take them"
+            )
+        return {m: RunJudge(assembly, m, prompt, question, tokens) for m in seen}
     cls = component("judges", named)
     if not issubclass(cls, Judge):
         raise InputError(f"judge={named}: {cls.__name__} is no Judge of mmlm.evaluation.judging")
@@ -95,6 +106,6 @@ def opened(named: str, modality: Modality, prompt: str, question: str, tokens: i
         judge: Judge = cls()
     except TypeError as e:
         raise InputError(f"judge={named}: expected a class that is built without arguments; {reason(e)}") from e
-    if judge.modality != modality:
-        raise InputError(f"judge={named}: it judges {judge.modality} items, and {modality} items are made")
-    return judge
+    if judge.modality not in modalities:
+        raise InputError(f"judge={named}: it judges {judge.modality} items, and {made} items are made")
+    return {judge.modality: judge}

@@ -18,12 +18,14 @@ from mmlm.evaluation.asking import Progress
 from mmlm.evaluation.predictions import key, prompt_of
 from mmlm.evaluation.result import replace_text
 from mmlm.evaluation.wanted import Request
-from mmlm.interfaces import Condition, Cut, Decoder, joined
+from mmlm.interfaces import Condition, Cut, Decoder, Features, joined
 from mmlm.jsonfile import read_json
 from mmlm.media import digest
 from mmlm.media.saving import save_item
+from mmlm.model import Output
 from mmlm.objectives.losses import objective
 from mmlm.reply import Decoding, Reply, reply
+from mmlm.sample import Item
 
 MADE = "made"
 DISTANCES = ("l2", "cosine")
@@ -152,8 +154,10 @@ def errors(
 ) -> list[Error | str]:
     """For each request the condition of `stream`, read behind what the assistant says in the data as in training, beside the
     goals of its own item and of that of another request; in place of it why it cannot be had. Raises InputError where the
-    decoder has no goals."""
+    decoder has no goals, or is steered by words."""
     way = assembly.model.ways_out[stream]
+    if way.aligner is None:
+        raise InputError("its decoder is steered by words that the model writes, and by no condition that is read")
     found: dict[int, Error | str] = {}
     ready: list[tuple[int, Any, int]] = []
     for i, r in enumerate(requests):
@@ -165,7 +169,7 @@ def errors(
         if example.dropped:
             found[i] = "the conversation is too long for the context, so that its last exchange was left out"
             continue
-        here = sum(item.modality == way.decoder.modality for item in r.whole.turns[-1].items)
+        here = sum(i.modality == way.decoder.modality and not i.beside for i in r.whole.turns[-1].items)
         ready.append((i, example, sum(m.stream == stream for m in example.meant) - here))
     seen: dict[str, Condition] = {}
     ready.sort(key=lambda one: (-len(one[1]), requests[one[0]].id))
@@ -191,18 +195,38 @@ def errors(
 
 
 def _goal(assembly: Assembly, stream: str, requests: Sequence[Request], seen: dict[str, Condition]) -> Condition:
-    """The decoder's own encoding of what the requests mean; of one that looks at items those in `seen` are kept, by item."""
-    decoder = assembly.model.ways_out[stream].decoder
-    items = [r.items[decoder.modality] for r in requests]
-    if decoder.eyes is None:
-        return decoder.goal([i.caption for i in items], None)
+    """What the condition should be for what the requests mean. Where that is made of items it is kept in `seen`, by item."""
+    way = assembly.model.ways_out[stream]
+    items = [r.items[way.decoder.modality] for r in requests]
+    if not way.feeds and way.decoder.encodes != "items":
+        return way.decoder.goal([i.caption for i in items], None)
     keys = [digest(i) for i in items]
     fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
     if fresh:
-        units = torch.cat([Cut.of(decoder.eyes.transform(i)).units for i in fresh.values()])
-        goals = decoder.goal([i.caption for i in fresh.values()], decoder.eyes(units.to(assembly.model.device)))
+        goals = (
+            _fed(assembly, way, [*fresh.values()]) if way.feeds else _looked(assembly, way.decoder, [*fresh.values()])
+        )
         seen |= {key: goals.rows([n]) for n, key in enumerate(fresh)}
     return joined([seen[k] for k in keys])
+
+
+def _looked(assembly: Assembly, decoder: Decoder, items: Sequence[Item]) -> Condition:
+    """The decoder's own encoding of items."""
+    transform = decoder.transform if decoder.eyes is None else decoder.eyes.transform
+    if transform is None:
+        raise InputError(f"{type(decoder).__name__} encodes items, and says of none how they are read")
+    units = torch.cat([Cut.of(transform(i)).units for i in items]).to(assembly.model.device)
+    return decoder.goal([i.caption for i in items], units if decoder.eyes is None else decoder.eyes(units))
+
+
+def _fed(assembly: Assembly, way: Output, items: Sequence[Item]) -> Condition:
+    """The vectors as which the LLM reads items that it says: what it should have predicted of them."""
+    fed, plan = assembly.model.streams[way.feeds], assembly.processor.streams[way.feeds]
+    cuts = [plan.cut(i, alone=True)[0] for i in items]
+    values = fed.eyes(torch.cat([c.units for c in cuts]).to(assembly.model.device))
+    extents = tuple(c.extent for c in cuts) if any(c.extent for c in cuts) else ()
+    inside = fed.aligner.inside(Features(values, tuple(len(c.units) for c in cuts), None, extents))
+    return way.whole(inside.unflatten(0, (len(items), -1)))
 
 
 def _distances(

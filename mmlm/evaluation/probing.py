@@ -47,6 +47,10 @@ class Probe(Exam):
         """Values for every question (of a share of `limit`, drawn by `seed`). Raises InputError where there is nothing to
         measure."""
 
+    def holds(self, metric: str, values: Sequence[Mapping[str, float]]) -> bool:
+        """Whether these values of questions hold anything of a score; a row of a group without is left out."""
+        return True
+
     def beside(self, found: Found, numbers: Sequence[int], seed: int) -> dict[str, tuple[Estimate, Estimate | None]]:
         """Scores of a group, the questions `numbers`, that no sums give; each with that of the control, if it has one."""
         return {}
@@ -76,7 +80,8 @@ def probe(
         for r in rows(task.measures, questions, scored, found.control, seed)
     ]
     for group, numbers in groups(questions).items():
-        table += [r for r in summed if r.group == group]
+        mine = [scored[i].values for i in numbers]
+        table += [r for r in summed if r.group == group and task.holds(r.metric, mine)]
         for name, (score, control) in task.beside(found, numbers, seed).items():
             controlled = 0 if control is None else len(numbers)
             table.append(Row(name, group, len(numbers), score, table[-1].unparsed, controlled, control))

@@ -11,8 +11,9 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont
 
 from mmlm.errors import InputError
-from mmlm.media import load_audio, load_image, load_video
-from mmlm.sample import Audio, Image, Item
+from mmlm.media import load_audio, load_image
+from mmlm.media.video import load_frames, positions
+from mmlm.sample import Audio, Image, Item, Video
 
 SHEET = "sheet.png"
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -32,7 +33,7 @@ class Strip:
 def draw(strips: Sequence[Strip], columns: Sequence[str], *, side: int = 144, width: int = 1200) -> PIL.Image.Image:
     """The sheet, about `width` pixels wide: strips in the order of reading, each with its words above its items, of which
     each is a square of `side`; the columns are named over the top. Of a clip the middle frame is shown, of a sound how
-    loud it is over time. Raises InputError where nothing is to be shown."""
+    loud it is over time, of both for how long they go on. Raises InputError where nothing is to be shown."""
     if not strips or not columns:
         raise InputError("a contact sheet needs at least one request and one column")
     across = len(columns) * (side + _GAP) - _GAP
@@ -101,13 +102,12 @@ def _cut(text: str, font: Font, width: int) -> str:
 def _tile(item: Item | None, side: int) -> PIL.Image.Image:
     """An item as a square: whole, in its middle, on grey where there is none or it cannot be read."""
     tile = PIL.Image.new("RGB", (side, side), _NONE)
+    font = ImageFont.load_default(_LETTERS - 4)
     try:
-        picture = None if item is None else _seen(item, side)
-        told = "none"
+        picture, told = (None, "none") if item is None else _seen(item, side)
     except InputError as e:
         picture, told = None, str(e)
     if picture is None:
-        font = ImageFont.load_default(_LETTERS - 4)
         lines = textwrap.wrap(_spelt(told, font), max(8, side // 6))[: side // _LETTERS]
         ImageDraw.Draw(tile).multiline_text((4, 4), "\n".join(lines), _SOFT, font)
         return tile
@@ -116,19 +116,36 @@ def _tile(item: Item | None, side: int) -> PIL.Image.Image:
     # Few pixels stay to be seen as such; of many the mean of an area is shown.
     small = picture.resize(size, PIL.Image.Resampling.NEAREST if scale >= 2 else PIL.Image.Resampling.LANCZOS)
     tile.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
+    if told:
+        pen = ImageDraw.Draw(tile)
+        pen.rectangle((0, side - _LETTERS, font.getlength(told) + 7, side), _PAPER)
+        pen.text((4, side - _LETTERS), told, _SOFT, font)
     return tile
 
 
-def _seen(item: Item, side: int) -> PIL.Image.Image:
-    """A picture for an item of any kind."""
+def _seen(item: Item, side: int) -> tuple[PIL.Image.Image, str]:
+    """A picture for an item of any kind, and what it does not show."""
     if isinstance(item, Image):
-        return load_image(item)
+        return load_image(item), ""
     if not isinstance(item, Audio):
-        return PIL.Image.fromarray(load_video(item, 1)[0])
-    loud = [float(np.abs(part).max(initial=0.0)) for part in np.array_split(load_audio(item, _RATE), side)]
+        return _frame(item)
+    sound = load_audio(item, _RATE)
+    loud = [float(np.abs(part).max(initial=0.0)) for part in np.array_split(sound, side)]
     tile = PIL.Image.new("RGB", (side, side), _NONE)
     pen = ImageDraw.Draw(tile)
     for x, high in enumerate(loud):
         reach = min(1.0, high) * (side / 2 - 4)
         pen.line((x, side / 2 - reach, x, side / 2 + reach), _SOFT)
-    return tile
+    return tile, f"sound, {len(sound) / _RATE:.1f} s{'' if max(loud) else ', silent'}"
+
+
+def _frame(clip: Video) -> tuple[PIL.Image.Image, str]:
+    """The middle frame of a clip, and for how long it goes on."""
+    told = ""
+
+    def middle(total: int, rate: float) -> list[int]:
+        nonlocal told
+        told = f"clip, {total / rate:.1f} s" if rate else f"clip, {total} frames"
+        return positions(total, 1)
+
+    return PIL.Image.fromarray(load_frames(clip, middle)[0]), told

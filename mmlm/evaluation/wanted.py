@@ -10,14 +10,14 @@ from mmlm.data.naming import block, checked
 from mmlm.data.opening import open_reader
 from mmlm.errors import InputError
 from mmlm.evaluation.tasks.caption import captioned
-from mmlm.evaluation.tasks.records import picture
+from mmlm.evaluation.tasks.records import media
 from mmlm.evaluation.tasks.task import asked
 from mmlm.media import digest, load_audio, load_image, load_video
 from mmlm.sample import Audio, Image, Item, Modality, Sample
 from mmlm.training.readers.captions import meant
 from mmlm.training.readers.field import Field
 from mmlm.training.readers.prompt import Prompt, references
-from mmlm.training.readers.source import Folders
+from mmlm.training.readers.source import MODALITIES, SUFFIXES, Folders
 from mmlm.training.readers.table import open_records
 
 _RATE = 8000  # Hz; a sound is read once only to see that it can be
@@ -62,11 +62,13 @@ def _captioned(path: Path, images: str | None, split: str | None, prompt: Prompt
     folders = Folders.beside(path, images, None, None)
     records = _records(path) if path.suffix == ".jsonl" else {}
     for id, name, said in captioned(path, split):
-        items, fault = picture(folders, name)
+        record = records.get(id)
+        if record is not None and not name.present:
+            name = next((record[m] for m in MODALITIES if record[m].present), name)
+        items, fault = media(folders, name, _kind(name))
         captions = tuple(c.strip() for c in said)
         turns = [t for item in items for t in meant(prompt, item, captions[0])]
         words = Sample(tuple(turns[:1]), id, name.where) if turns else asked(prompt([], caption=captions[0]), id, "")
-        record = records.get(id)
         yield Request(
             id,
             words,
@@ -77,6 +79,12 @@ def _captioned(path: Path, images: str | None, split: str | None, prompt: Prompt
             {} if record is None else _meta(record["category"].value),
             fault,
         )
+
+
+def _kind(name: Field) -> Modality:
+    """What a file is by its ending: a picture where that says nothing else."""
+    ending = name.value.rpartition(".")[2].lower() if isinstance(name.value, str) else ""
+    return SUFFIXES.get(ending, "image")
 
 
 def _records(path: Path) -> dict[str, Field]:

@@ -9,3 +9,5 @@ PARTS: dict[str, str] = {
     "reconstruct": "losses:reconstruct",
 }
 MEDIA = ("contrast", "denoise", "reconstruct")  # these read the target items, the others only their captions
+COMPARES = ("contrast", "cosine", "l2", "mse", "reconstruct")  # these need what a condition should be
+MAKES = ("denoise", "reconstruct")  # these need a decoder that learns by making items

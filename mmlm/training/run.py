@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +28,9 @@ _FREE = ("workers", "log_every", "save_every", "validate_every")
 
 @contextmanager
 def open_run(out: Path, config: SystemConfig) -> Iterator[None]:
-    """Create or continue the run folder `out`. Refuses a second process in it, and another config than it was begun with."""
+    """Create or continue the run folder `out`. Refuses a second process in it, and another config than it was begun with. What
+    cannot be trained is forgotten again, so that the folder is free for the config that is mended."""
+    began = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -44,7 +47,20 @@ def open_run(out: Path, config: SystemConfig) -> Iterator[None]:
             draft = out / ".config.yaml"
             draft.write_text(dump(config, out), encoding="utf-8")
             draft.rename(written)
-        yield
+        try:
+            yield
+        except InputError:
+            if not any((out / "checkpoints").glob("*")):
+                _forget(out, began)
+            raise
+
+
+def _forget(out: Path, whole: bool) -> None:
+    """Take away what a run folder begins with; where this process made the folder and nothing else is in it, that too."""
+    (out / "config.yaml").unlink()
+    shutil.rmtree(out / "vocabulary", ignore_errors=True)
+    if whole and {p.name for p in out.iterdir()} <= {".lock"}:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def _same(old: SystemConfig, new: SystemConfig, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ def pictures(tmp_path: Path) -> list[Image]:
 
 
 def same(one: Sample, other: Sample) -> None:
-    """Equal turns; items are equal where their content is."""
+    """Equal turns; items are equal where their content is, and what stands beside another does so."""
 
     def plain(sample: Sample) -> list[object]:
-        return [(t.role, [p if isinstance(p, str) else digest(p) for p in t.parts]) for t in sample.turns]
+        return [(t.role, [p if isinstance(p, str) else (digest(p), p.beside) for p in t.parts]) for t in sample.turns]
 
     assert plain(one) == plain(other)
 
@@ -39,6 +40,7 @@ def test_the_reader_of_training_reads_the_same_sample(pictures: list[Image], tmp
         answered(ask(pictures, "Which is red?\nThink."), [" the first <image>\n"]),
         failed(ask([], "And?"), "No answer: busy"),
         answered(ask([pictures[0]], ""), ["red, \u00e9\u202e <b>{{x}}</b>"]),
+        answered(ask([], "Draw."), [pictures[0], replace(pictures[1], beside=True)]),
     )
     file = save(talk, "Be brief.", tmp_path)
     with zipfile.ZipFile(file) as box:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,3 +151,27 @@ def test_another_llm_is_refused(tmp_path: Path) -> None:
     state.save_pretrained(tmp_path / "llm")
     with pytest.raises(InputError, match=r"trained on other values of backbone.head"):
         load_run(tmp_path / "run", "cpu")
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(tmp_path: Path) -> None:
+    """What could not be trained holds nobody to its config: mended, it goes into the same folder."""
+    good = system(tmp_path, "inputs.image.aligner: {lr: 1.0e-2}")
+    bad = good.model_copy(
+        update={"stages": [good.stages[0].model_copy(update={"train": {"inputs.image.none": _rate(good)}})]}
+    )
+    with pytest.raises(InputError, match="nothing in the model has that name"):
+        train(bad, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing half-made"
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="nothing in the model has that name"):
+        train(bad, tmp_path / "kept")
+    assert {p.name for p in (tmp_path / "kept").iterdir()} == {".lock", "mine.txt"}
+    train(good, tmp_path / "kept")
+    with pytest.raises(InputError, match="was begun with another config"):
+        train(bad, tmp_path / "kept")
+    assert held(tmp_path / "kept") and load_run(tmp_path / "kept", "cpu").config.stages[0].train == good.stages[0].train
+
+
+def _rate(config: SystemConfig) -> Any:
+    return next(iter(config.stages[0].train.values()))

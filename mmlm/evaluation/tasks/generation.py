@@ -30,6 +30,7 @@ from mmlm.evaluation.made import (
 from mmlm.evaluation.making import MADE, Answer, answers, fill
 from mmlm.evaluation.metrics import agreement, clipscore, frechet
 from mmlm.evaluation.order import drawn, unique
+from mmlm.evaluation.playing import PAGE, page, plays
 from mmlm.evaluation.probing import Found, Probe
 from mmlm.evaluation.sheet import SHEET, Strip, write
 from mmlm.evaluation.statistics import Array, Estimate, Measure, mean, ratio
@@ -59,14 +60,15 @@ class GenerationTask(Probe):
     own goals, by the objectives l2 and cosine. `extractor` (KIND:WEIGHTS, or {type: KIND, weights: WEIGHTS, option: ...}):
     the Frechet distance between the features of what was made and of the true items. `clip`: CLIPScore by this CLIP of
     transformers. `judge` (a run that takes such items in, or module:Class of a `mmlm.evaluation.judging.Judge`): whether it
-    finds in the items what was asked for - by the question and answers of a record, or by `judge_question`, where the
-    answer should name what the caption names. The control of all these is the same with another request's caption,
-    question or goal; the scores of the true items are what can be reached.
+    finds in the items what was asked for - by the question and answers of a record, or by `judge_question` (null: what there
+    is in the picture, the sound or the clip), where the answer should name what the caption names. The control of all these
+    is the same with another request's caption, question or goal; the scores of the true items are what can be reached.
 
-    Reads what `caption` reads, and asks for each picture by its first caption in the words of `prompt`; with `reader` (a
-    name, or {reader: NAME, option: ...}) what that reads, where the assistant says items. Decoders that find items find
-    among those of the requests. What is made lies in the folder `made` of the result, beside a contact sheet of `shown`
-    requests; an evaluation that was interrupted goes on.
+    Reads what `caption` reads, where files may be sounds and clips too, and asks for each by its first caption in the words
+    of `prompt`; with `reader` (a name, or {reader: NAME, option: ...}) what that reads, where the assistant says items.
+    Decoders that find items find among those of the requests. What is made lies in the folder `made` of the result, beside
+    a contact sheet of `shown` requests, and where it is sound or clips a page that plays them; an evaluation that was
+    interrupted goes on.
     """
 
     name = "generation"
@@ -93,7 +95,7 @@ class GenerationTask(Probe):
         clip: str | None = None,
         judge: str | None = None,
         judge_prompt: str = "{items}\n{question}",
-        judge_question: str = "What is in the picture?",
+        judge_question: str | None = None,
         judge_tokens: int = 24,
         shown: int = 24,
     ) -> None:
@@ -129,7 +131,7 @@ class GenerationTask(Probe):
         said = answers(
             assembly,
             able,
-            replace(self.decoding, items=len(set(streams.values()))),
+            replace(self.decoding, items=len({w.decoder.modality for w in assembly.model.ways_out.values()})),
             self.home / MADE,
             fingerprint=Assembled(assembly).fingerprint,
             index=index,
@@ -149,6 +151,9 @@ class GenerationTask(Probe):
             every, [r for r in asked if r.id in faults], answered, faults, len(whole), _noted(said, index)
         )
 
+    def holds(self, metric: str, values: Sequence[Mapping[str, float]]) -> bool:
+        return metric == _ANSWERED or any(v[count(metric)] for v in values)
+
     def beside(self, found: Found, numbers: Sequence[int], seed: int) -> dict[str, tuple[Estimate, Estimate | None]]:
         streams = {found.questions[i].meta["output"] for i in numbers}
         if len(streams) != 1 or not (streams & self.features.keys()):
@@ -167,18 +172,18 @@ class GenerationTask(Probe):
         """The output streams that are asked, with what they make."""
         ways: dict[str, Modality] = {n: w.decoder.modality for n, w in assembly.model.ways_out.items()}
         held = {m for r in asked for m in r.items}
-        found = {n: m for n, m in ways.items() if m in held or (not held and m == "image")}
+        found = {n: m for n, m in ways.items() if m in held or not held}
         if not found:
             says = ", ".join(f"{n} ({m})" for n, m in ways.items()) or "text alone"
             raise InputError(
-                f"the task generation asks for items: {self.files[0]} holds {', '.join(sorted(held)) or 'image'} items, and "
+                f"the task generation asks for items: {self.files[0]} holds {', '.join(sorted(held)) or 'no'} items, and "
                 f"the system {assembly.config.name!r} says {says}; evaluate a run that was trained with such an output stream"
             )
         return found
 
     def _others(
         self, assembly: Assembly, modalities: set[Modality]
-    ) -> tuple[Extractor | None, Clip | None, Judge | None]:
+    ) -> tuple[Extractor | None, Clip | None, Mapping[Modality, Judge]]:
         """The models that look at what was made. They are opened first, so that one that is not there costs no time."""
         device, named = assembly.model.device, self.named
         features = extractor(named["extractor"], device) if named["extractor"] else None
@@ -189,17 +194,16 @@ class GenerationTask(Probe):
             )
         if named["clip"] and "image" not in modalities:
             raise InputError(
-                f"clip={named['clip']}: CLIPScore is of pictures; the system makes {', '.join(modalities)}"
+                f"clip={named['clip']}: CLIPScore is of pictures; the system makes {', '.join(sorted(modalities))}"
             )
         clip = Clip(named["clip"], device) if named["clip"] else None
-        seen: Modality = "image" if "image" in modalities else sorted(modalities)[0]
-        judge = opened(named["judge"], seen, *self.asked) if named["judge"] else None
+        judges = opened(named["judge"], modalities, *self.asked) if named["judge"] else {}
         parts = [type(self).version]
         parts += [frechet.version(features.name)] if features else []
         parts += [clipscore.version(clip.name)] if clip else []
-        parts += [agreement.version(judge.name)] if judge else []
+        parts += [agreement.version(n) for n in dict.fromkeys(j.name for j in judges.values())]
         self.version = "+".join(parts)
-        return features, clip, judge
+        return features, clip, judges
 
     def _made(
         self,
@@ -221,19 +225,19 @@ class GenerationTask(Probe):
         self,
         made: Made,
         assembly: Assembly,
-        others: tuple[Extractor | None, Clip | None, Judge | None],
+        others: tuple[Extractor | None, Clip | None, Mapping[Modality, Judge]],
         batch: int,
         progress: Progress,
     ) -> None:
         """Every comparison that was asked for."""
-        features, clip, judge = others
+        features, clip, judges = others
         if self.conditions:
             by_condition(made, assembly, batch, progress)
         if clip and made.modality == "image":
             by_clip(made, clip, batch)
         if features and made.modality == features.encoder.modality:
             self.features[made.stream] = by_features(made, features, batch)
-        if judge and made.modality == judge.modality:
+        if judge := judges.get(made.modality):
             by_judge(made, judge, batch, progress)
 
     def _found(
@@ -269,7 +273,7 @@ class GenerationTask(Probe):
         questions, scored, controls, said = zip(*asked, strict=True)
         failures = [{"id": q.id, "reason": q.fault} for q in questions if q.fault]
         control = dict(enumerate(controls)) if names else {}
-        told_all = [*notes, *(n for made in every for n in made.notes), *(_ABOUT if names else ())]
+        told_all = [*notes, *(n for made in every for n in made.notes), *(_ABOUT if names else ()), *self._beside()]
         return Found(questions, scored, control, failures, whole, said, told_all)
 
     def _question(self, request: Request, stream: str, streams: int, picture: str, fault: str = "") -> Question:
@@ -277,6 +281,12 @@ class GenerationTask(Probe):
         id = request.id if streams == 1 else f"{request.id}/{stream}"
         meta = {"output": stream, **request.meta}
         return Question(id, request.sample, request.captions, picture, meta=meta, fault=fault)
+
+    def _beside(self) -> Iterator[str]:
+        """What there is to be looked at beside the table."""
+        if self.sheet is not None:
+            played = f", and {PAGE}, which plays its sounds and clips" if self.sheet.with_name(PAGE).is_file() else ""
+            yield f"what was made is shown on {SHEET}{played}, beside this result"
 
     def _sheet(self, every: Sequence[Made]) -> Path:
         """The contact sheet, of requests spread over all in the order of their ids; what they came with is shown first."""
@@ -295,6 +305,8 @@ class GenerationTask(Probe):
         names = ["given", *dict.fromkeys(f"true {made.modality}" for made in every), *(made.stream for made in every)]
         columns = [n for n in names if n != "given" or any(n in cells[id] for id in some)]
         strips = [Strip(words[id], [cells[id].get(n) for n in columns]) for id in some]
+        if plays(strips):
+            page(strips, columns, self.home / PAGE)
         return write(strips, columns, self.home / SHEET)
 
 

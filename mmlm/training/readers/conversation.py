@@ -117,7 +117,9 @@ def _typed(part: Field, supply: Supply) -> tuple[Part, ...]:
         return (part["text"].text(blank=True),)
     found = _item(part, kind, modality, supply)
     if part["caption"].present:
-        return tuple(replace(item, caption=part["caption"].text()) for item in found)
+        found = tuple(replace(item, caption=part["caption"].text()) for item in found)
+    if part["beside"].value is True:
+        found = tuple(replace(item, beside=True) for item in found)
     return found
 
 

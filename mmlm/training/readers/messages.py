@@ -15,8 +15,9 @@ class Messages(Records):
 
     A part is `{"type": "text", "text"}`, `{"type": "image", "path"}` (`video`, `audio` alike; without a path it is the
     record's next item), or `{"type": "image_url", "image_url": {"url": "data:..."}}`. In plain text the marks <image>,
-    <video>, <audio> stand for the record's items. An item of the assistant's may carry a `caption`. `loose_marks` takes
-    a mark as text where the record has no item of its modality; `unanswered` allows a record to end with the question.
+    <video>, <audio> stand for the record's items. An item of the assistant's may carry a `caption`, and `beside: true` where
+    it was said together with the one before it. `loose_marks` takes a mark as text where the record has no item of its
+    modality; `unanswered` allows a record to end with the question.
     Media are relative to `images`, `videos`, `audios`.
     """
 
