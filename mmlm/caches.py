@@ -18,7 +18,8 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.batch import IGNORE, Batch, Targets, Units
 from mmlm.interfaces import Condition, Decoder, Encoder, joined
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Kept(Generic[K, V]):
