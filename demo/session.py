@@ -63,7 +63,7 @@ class Session:
     @property
     def folder(self) -> Path | None:
         """Where the session's files lie; None where it has none yet."""
-        return self.kept and self.kept.path
+        return None if self.kept is None else self.kept.path
 
     def end(self) -> None:
         """Remove the session's files, which else are gone when the last session that holds them is."""

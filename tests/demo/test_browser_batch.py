@@ -115,6 +115,7 @@ def test_many_at_once(
     more.set()
     rows = done(page, "6 of 6 done, 1 could not be asked")
     expect(rows.locator("img")).to_have_count(5)
+    assert all((box := i.bounding_box()) and box["width"] > 40 for i in rows.locator("img").all())
     expect(rows.locator(".mm-bad")).to_contain_text("broken.png: expected a JPEG")
     lines = the_same(page, [(f.name, QUESTION) for f in [*files, broken]])
     assert lines[-1]["answers"][0]["error"].startswith("broken.png: expected a JPEG")
