@@ -104,27 +104,33 @@ def addresses(mounted: Mount, assembly: Assembly) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def playwright() -> Iterator[Any]:
+def browser() -> Iterator[Any]:
+    """Chromium, as long as a module needs it."""
+    from browsing import chromium
     from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture
-def visit(playwright: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page in a browser of its own; at the end nothing may have been asked of anybody else, and no script failed."""
-    from browsing import WAIT, chromium
 
     fakes = ("device-for-media-stream", "ui-for-media-stream")  # a camera that shows a dot, a microphone that beeps
     flags = ["--no-sandbox", *(f"--use-fake-{f}" for f in fakes)]
-    browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium(), args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page as somebody whom it has never seen; at the end nothing may have been asked of anybody else, and no script
+    failed."""
+    from browsing import WAIT
+
+    people: list[Any] = []
     strangers: list[str] = []
     faults: list[str] = []
 
     def opened(address: str, width: int = 1280, height: int = 900, shade: Any = "light") -> Any:
         size: Any = {"width": width, "height": height}
         context = browser.new_context(viewport=size, color_scheme=shade, permissions=["camera", "microphone"])
+        people.append(context)
         page = context.new_page()
         own = (address, "data:", "blob:")
         page.on("request", lambda r: None if r.url.startswith(own) else strangers.append(r.url))
@@ -135,6 +141,7 @@ def visit(playwright: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield opened
-    browser.close()
+    for person in people:
+        person.close()
     assert not strangers
     assert not faults
