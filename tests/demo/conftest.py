@@ -80,11 +80,13 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
 
     before = dict(os.environ)
     folder = tmp_path_factory.mktemp("home")
+    shown: list[Any] = []  # the same on every page: a picture that lies there already is not taken again
     with ExitStack() as stack:
 
         def serve(systems: Sequence[Assembly], names: Sequence[str] = ()) -> str:
             app = FastAPI()
-            mount(app, [Engine(s) for s in systems], folder, held_out=held_out(systems[0], folder), names=names)
+            shown[:] = shown or held_out(systems[0], folder)
+            mount(app, [Engine(s) for s in systems], folder, held_out=list(shown), names=names)
             return stack.enter_context(_serving(app, body=8 << 20))
 
         yield serve
