@@ -44,7 +44,7 @@ test-quick: $(READY) ## the same without the few that take longer
 # Chromium is not fetched: it is found on the path, or named in CHROMIUM. SHOTS names a folder for pictures of the page.
 test-browser: $(READY) ## use the page of `mmlm demo` in Chromium, as a person would
 	$(BIN)/python -m pip install -q -e '.[demo,browser]'
-	MMLM_SCREENSHOTS=$(SHOTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/demo/test_browser.py
+	MMLM_SCREENSHOTS=$(SHOTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/demo
 
 # The checks write what they find into the ledger, line by line; the page is written only if all of them passed.
 fidelity: $(READY) ## hold mmlm against transformers, reference metrics and its own promises, in full; write docs/fidelity.md

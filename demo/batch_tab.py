@@ -16,6 +16,7 @@ from mmlm.sample import Image, Modality
 from .batch import Asked, answers, records, write
 from .engine import Engine
 from .gather import MOST, gather
+from .kept import Kept
 from .notes import readable
 from .panel import picture, safe
 from .uploads import Limits
@@ -40,6 +41,7 @@ class BatchTab:
 
     def draw(self) -> None:
         """Draw and wire everything; called inside the tab."""
+        kept = gr.State(None, time_to_live=24 * 3600)  # holds the files of what is shown; others go when it is replaced
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
                 files = gr.File(
@@ -62,7 +64,7 @@ class BatchTab:
                 with gr.Row(visible=False) as downloads:
                     lines = gr.DownloadButton("Download JSONL", size="sm", elem_id="batch-jsonl")
                     sheet = gr.DownloadButton("Download CSV", size="sm", elem_id="batch-csv")
-        outputs = [rows, run, stop, downloads, lines, sheet]
+        outputs = [rows, run, stop, downloads, lines, sheet, kept]
         whole.upload(self._add, [files, whole], files, queue=False, api_visibility="undocumented", api_name="batch_add")
         event = run.click(
             self._ask,
@@ -89,16 +91,17 @@ class BatchTab:
     def _ask(self, files: list[str] | None, question: str, limit: float) -> Iterator[list[Any]]:
         """Ask everything, each model in turn for each few questions; the table and the files grow with the answers."""
         with readable():
-            path = gather([Path(f) for f in files or []], question or "", self.folder)
-            task = Asked(path, self.takes, self.limits)
+            home = Kept(self.folder, "asked-")
+            task = Asked(gather([Path(f) for f in files or []], question or "", home.path), self.takes, self.limits)
             decoding = Decoding(limit=int(limit))
             pictures = [self._picture(q.sample.items) for q in task.questions()[:_SHOWN]]
-        yield self._now(task, pictures, [[] for _ in self.names], [], running=True)
+        yield [*self._now(task, pictures, [[] for _ in self.names], [], running=True), home]
         streams = [answers(e, task, decoding, i) for i, e in enumerate(self.engines)]
         with readable():
             for sides in zip(*streams, strict=True):
                 kept = write(records(task, self.names, sides, decoding), task.home)
-                yield self._now(task, pictures, sides, kept, running=len(sides[0]) < len(task.reader))
+                now = self._now(task, pictures, sides, kept, running=len(sides[0]) < len(task.reader))
+                yield [*now, home]
 
     def _now(
         self,
@@ -138,7 +141,7 @@ class BatchTab:
             )
         more = f'<p class="mm-note">{total - len(pictures)} more are in the files.</p>' if total > len(pictures) else ""
         failed = sum(any(a.error for a in row) for row in zip(*sides, strict=True))
-        told = f"{done} of {total} answered" + (f", {failed} could not be asked" if failed else "")
+        told = f"{done} of {total} done" + (f", {failed} could not be asked" if failed else "")
         bar = f'<div class="mm-bar"><i style="width:{math.floor(100 * done / total)}%"></i></div>'
         columns = "".join(f"<th>{h}</th>" for h in head)
         return (

@@ -140,7 +140,7 @@ class Chat:
             session = session.below(self.folder)
             system, talk = load(Path(file), session.folder or self.folder, self.takes, self.limits)
         return [
-            *self.shown(replace(Session.of(len(self.engines), talk), folder=session.folder)),
+            *self.shown(replace(Session.of(len(self.engines), talk), kept=session.kept)),
             *self._blank(),
             system,
         ]

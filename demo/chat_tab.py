@@ -28,7 +28,7 @@ class ChatTab:
 
     def draw(self) -> None:
         """Draw and wire everything; called inside the tab."""
-        self.session = gr.State(Session.of(self.count), time_to_live=24 * 3600, delete_callback=Session.end)
+        self.session = gr.State(Session.of(self.count), time_to_live=24 * 3600)
         self.at = [gr.State(-1) for _ in range(self.count)]
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=320):
@@ -194,16 +194,15 @@ class ChatTab:
                 c.save(i), [self.session, self.settings[0]], [self.saved, self.session], api_name=f"save_{i}", **_QUIET
             ).success(None, js=_CLICK)
         self.box.stop(None, None, None, cancels=answering, api_name=False)
-        for event in (self.clear.click, *(chat.clear for chat in self.chats)):
-            event(
-                c.clear,
-                self.session,
-                [*shown, *seen, self.box],
-                cancels=answering,
-                queue=False,
-                api_name=False,
-                **_QUIET,
-            )
+        self.clear.click(
+            c.clear,
+            self.session,
+            [*shown, *seen, self.box],
+            cancels=answering,
+            queue=False,
+            api_name=False,
+            **_QUIET,
+        )
         self.load.upload(
             c.load,
             [self.load, self.session],

@@ -15,6 +15,7 @@ from .uploads import bare, plain_name
 
 MOST = 500  # questions
 _TABLES = (".csv", ".jsonl")
+_FILES = (*MODALITIES, "file")  # columns that may name a file
 
 
 def gather(files: Sequence[Path], question: str, folder: Path) -> Path:
@@ -89,9 +90,11 @@ def _rows(table: Path, question: str, media: Mapping[str, str]) -> list[dict[str
     `file`), `id`; where there is no question in a row, it asks the common one."""
     name = plain_name(table.name)
     known = {Path(n).name: at for n, at in media.items()} | dict(media)
-    made = []
+    made: list[dict[str, str]] = []
     for number, row in enumerate(_read(table, name), start=1):
-        called = next((row[k] for k in (*MODALITIES, "file") if row.get(k)), "")
+        if not made:
+            _columns(row, name, bool(question.strip()), bool(media))
+        called = next((row[k] for k in _FILES if row.get(k)), "")
         asked = row.get("question") or question
         if not asked.strip():
             raise InputError(f"{name}, row {number}: there is no question")
@@ -106,6 +109,16 @@ def _rows(table: Path, question: str, media: Mapping[str, str]) -> list[dict[str
     return made
 
 
+def _columns(row: Mapping[str, str], name: str, asked: bool, media: bool) -> None:
+    """Raise InputError where the first row of a table says nothing of what it should: the question, where none is asked of
+    all, or its file, where files were dropped."""
+    found = ", ".join(plain_name(k) for k in list(row)[:8]) or "none"
+    if not asked and "question" not in row:
+        raise InputError(f"{name}: expected a column question, or the question that is asked in each row; came {found}")
+    if media and not any(k in row for k in _FILES):
+        raise InputError(f"{name}: expected a column that names the files, image, audio, video or file; came {found}")
+
+
 def _read(table: Path, name: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV or JSON Lines file, their values as text."""
     try:
@@ -116,7 +129,8 @@ def _read(table: Path, name: str) -> Iterator[dict[str, str]]:
                     raise InputError(f"{name} has more than {MOST} rows")
                 if not isinstance(row, dict):
                     raise InputError(f"{name}, row {number}: expected an object")
-                yield {str(k).strip(): str(v).strip() for k, v in row.items() if isinstance(v, str | int | float)}
+                texts = {k: "" if v is None else v for k, v in row.items()}
+                yield {str(k).strip(): str(v).strip() for k, v in texts.items() if isinstance(v, str | int | float)}
     except InputError:
         raise
     except (OSError, ValueError, csv.Error, RecursionError) as e:

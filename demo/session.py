@@ -1,7 +1,6 @@
 """Part of the demo: what one person has going: a conversation with each model, and how their answers come in together."""
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -16,6 +15,7 @@ from mmlm.sample import Item, Part
 
 from .engine import Engine
 from .history import Exchange, Talk, answered, ask_again, failed, prompt
+from .kept import Kept
 from .seen import Answered, Timing
 
 _PAUSE = 0.05  # seconds between two looks at a growing answer; a page cannot draw more
@@ -45,11 +45,11 @@ class Side:
 @dataclass(frozen=True, slots=True)
 class Session:
     """The sides of one person's page; each was asked the same questions. `tries` counts how often the last one was tried again.
-    `folder` is where its files lie but for uploads: what was said that is no text, and what was saved or loaded."""
+    `kept` is where its files lie but for uploads: what was said that is no text, and what was saved or loaded."""
 
     sides: tuple[Side, ...]
     tries: int = 0
-    folder: Path | None = None
+    kept: Kept | None = None
 
     @classmethod
     def of(cls, sides: int, talk: Talk = ()) -> "Session":
@@ -58,14 +58,17 @@ class Session:
 
     def below(self, home: Path) -> "Session":
         """The session with a folder of its own, which is made below `home` where there is none yet."""
-        if self.folder is not None and self.folder.is_dir():
-            return self
-        return replace(self, folder=Path(tempfile.mkdtemp(prefix="session-", dir=home)))
+        return self if self.folder is not None and self.folder.is_dir() else replace(self, kept=Kept(home, "session-"))
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the session's files lie; None where it has none yet."""
+        return None if self.kept is None else self.kept.path
 
     def end(self) -> None:
-        """Remove the session's files."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the session's files, which else are gone when the last session that holds them is."""
+        if self.kept is not None:
+            self.kept.remove()
 
     def ask(self, exchange: Exchange) -> "Session":
         """One more question, to every side."""

@@ -1,199 +1,33 @@
-"""The page in a browser: what a person does, at two widths, in two shades, and what must not happen meanwhile.
+"""The page in a browser: what a person does, at two widths, in two shades, and what must not happen meanwhile. See `browsing`."""
 
-Needs Chromium, found on the path or named by CHROMIUM. With MMLM_DEMO_RUNS (folders of one or two runs, parted by ":") a
-trained model answers in place of a tiny random one; with MMLM_SCREENSHOTS (a folder) pictures of the page are written.
-"""
-
-import base64
-import gc
-import os
-import shutil
-import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from browsing import MARKS, RUNS, WAIT, answers, attach, carry, finished, picture, send, shoot, stubbed
+from playwright.sync_api import Page, expect
+from systems import tiny
 
-from mmlm.assemble import Assembly
-from mmlm.media import load_audio, load_image
+from mmlm import reply
+from mmlm.assemble import Assembly, assemble
+from mmlm.media import digest, load_audio, load_image
+from mmlm.media.saving import save_item
 from mmlm.reply import Decoding, Reply
-from mmlm.sample import Audio, Image, Sample, Video
+from mmlm.sample import Audio, Image, Sample, Turn, Video
+from mmlm.training.readers.messages import Messages
 
-pytest.importorskip("gradio", reason="the page needs gradio (the extra `demo`)")
-pytest.importorskip("playwright", reason="the browser test needs playwright (the extra `browser`)")
-from fastapi import FastAPI
-from playwright.sync_api import Page, Playwright, expect, sync_playwright
-
-from mmlm.demo.app import LIMITS, mount
-from mmlm.demo.engine import Engine
-from mmlm.demo.gallery import Example, examples
-from mmlm.training.run import load_run
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    # Gradio and playwright leave event loops and sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*no_silent_downcasting.*"),
-    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
-]
-Serving = Callable[..., AbstractContextManager[str]]
+pytestmark = MARKS
 HOSTILE = "<img src=x onerror=document.title='taken'><script>1</script> ![x](http://127.0.0.1:9/) **b**"
-WAIT = 60_000  # milliseconds
 PLAY = """async media => {
   media.muted = true;
   await media.play();
   for (let i = 0; i < 400 && media.currentTime < 0.3; i++) await new Promise(go_on => setTimeout(go_on, 50));
   return [media.duration, media.currentTime];
 }"""
-CARRY = """([name, data, how]) => {
-  const carried = new DataTransfer(), bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
-  carried.items.add(new File([bytes], name, {type: "image/png"}));
-  const rest = {bubbles: true, cancelable: true}, box = document.querySelector("#box textarea");
-  if (how === "paste") box.dispatchEvent(new ClipboardEvent("paste", {clipboardData: carried, ...rest}));
-  else for (const kind of ["dragenter", "dragover", "drop"])
-    box.dispatchEvent(new DragEvent(kind, {dataTransfer: carried, ...rest}));
-}"""
 SHADES: tuple[Any, ...] = ("light", "dark")
-
-
-def chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not found:
-        pytest.skip("there is no Chromium on the path; install it, or name it in CHROMIUM")
-    return found
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def addresses(
-    serving: Serving, assembly: Assembly, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, str]]:
-    """A page of one model, and one of two."""
-    before = dict(os.environ)
-    runs = [Path(r) for r in os.environ.get("MMLM_DEMO_RUNS", "").split(":") if r]
-    systems = [load_run(r) for r in runs] or [assembly]
-    folder, single, double = tmp_path_factory.mktemp("home"), FastAPI(), FastAPI()
-    held_out = _held_out(runs, systems, folder)
-    try:
-        mount(single, [Engine(systems[0])], folder, held_out=held_out)
-        names = [f"{systems[i].config.name} ({'first' if i == 0 else 'second'})" for i in (0, -1)]
-        mount(double, [Engine(systems[0]), Engine(systems[-1])], folder, held_out=held_out, names=names)
-        with serving(single, body=8 << 20) as one, serving(double, body=8 << 20) as two:
-            yield one, two
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        gc.collect()
-
-
-def _held_out(runs: list[Path], systems: list[Assembly], folder: Path) -> list[Example]:
-    """The run's own held-out pictures; drawn ones for a system that has no run."""
-    if runs:
-        return examples(runs[0], systems[0].config, folder, {"image"}, LIMITS)
-    made = []
-    for i in range(4):
-        path = picture(folder / "examples" / f"{i}.png", (60 * i, 90, 200 - 40 * i))
-        made.append(Example(path, "What colour is it?"))
-    return made
-
-
-@pytest.fixture
-def visit(playwright: Playwright) -> Iterator[Callable[..., Page]]:
-    """Opens a page in a browser of its own; at the end nothing may have been asked of anybody else, and no script failed."""
-    fakes = ("device-for-media-stream", "ui-for-media-stream")  # a camera that shows a dot, a microphone that beeps
-    flags = ["--no-sandbox", *(f"--use-fake-{f}" for f in fakes)]
-    browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
-    strangers: list[str] = []
-    faults: list[str] = []
-
-    def opened(address: str, width: int = 1280, height: int = 900, shade: Any = "light") -> Page:
-        size: Any = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, color_scheme=shade, permissions=["camera", "microphone"])
-        page = context.new_page()
-        own = (address, "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(own) else strangers.append(r.url))
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.goto(address)
-        page.wait_for_selector("#box textarea", timeout=WAIT)
-        page.wait_for_function("document.querySelector('#seen-0 .mm-seen')", timeout=WAIT)
-        return page
-
-    yield opened
-    browser.close()
-    assert not strangers
-    assert not faults
-
-
-def picture(path: Path, colour: tuple[int, int, int] = (200, 40, 40)) -> Path:
-    """A square on white."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((96, 128, 3), 255, np.uint8)
-    pixels[24:72, 40:88] = colour
-    Pillow.fromarray(pixels).save(path)
-    return path
-
-
-def attach(page: Page, file: Path) -> None:
-    with page.expect_response(lambda r: "/upload?" in r.url, timeout=WAIT):
-        page.set_input_files("#box input[type=file]", str(file))
-    page.wait_for_timeout(400)  # until the page has put it into the box
-
-
-def carry(page: Page, file: Path, how: str) -> None:
-    """Paste a file into the box, or drop it there."""
-    data = base64.b64encode(file.read_bytes()).decode()
-    with page.expect_response(lambda r: "/upload?" in r.url, timeout=WAIT):
-        page.evaluate(CARRY, [file.name, data, how])
-
-
-def send(page: Page, text: str) -> None:
-    page.fill("#box textarea", text)
-    page.press("#box textarea", "Enter")
-
-
-def answers(page: Page, side: int = 0) -> Any:
-    return page.locator(f"#chat-{side} [data-testid=bot]")
-
-
-def finished(page: Page, count: int = 1, side: int = 0) -> None:
-    """Wait until the answer number `count` is whole and the box is open again."""
-    expect(answers(page, side)).to_have_count(count, timeout=WAIT)
-    expect(page.locator("#box textarea")).to_be_enabled(timeout=WAIT)
-
-
-def stubbed(monkeypatch: pytest.MonkeyPatch, text: str, tokens: int, pause: float) -> list[int]:
-    """A model that says `text` again and again; gives the tokens it has made."""
-    made: list[int] = []
-
-    def stream(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
-        for i in range(1, tokens + 1):
-            time.sleep(pause)
-            made.append(i)
-            yield Reply(text * i, (65,) * i, (-0.5,) * i, "limit", 3)
-
-    monkeypatch.setattr("mmlm.reply.stream", stream)
-    return made
-
-
-def shoot(page: Page, name: str) -> None:
-    """A picture of the whole page, where they are asked for."""
-    if folder := os.environ.get("MMLM_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.wait_for_timeout(600)
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def test_a_picture_a_question_and_a_second_turn(
@@ -313,7 +147,7 @@ def test_a_model_that_says_pictures_sounds_and_clips(
 def test_where_it_looked(
     addresses: tuple[str, str], visit: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not os.environ.get("MMLM_DEMO_RUNS"):
+    if not RUNS:
         stubbed(monkeypatch, " red", 2, 0.0)  # a random model may say nothing at all
     for shade in SHADES:
         page = visit(addresses[0], shade=shade)
@@ -326,9 +160,130 @@ def test_where_it_looked(
             attach(page, picture(tmp_path / "red.png"))
             send(page, "What is this?")
         finished(page)
+        went_in = page.locator("#seen-0 .mm-items img").get_attribute("src")
+        shown = page.locator("#looked-0 img")
         page.click("#look-0")
-        expect(page.locator("#looked-0 img")).to_have_count(1, timeout=WAIT)
+        expect(shown).to_have_count(1, timeout=WAIT)
+        expect(page.locator("#looked-0")).to_contain_text("by gradient")
         shoot(page, f"chat-{shade}")
+        by_gradient = shown.get_attribute("src")
+        page.locator(".mm-lookbar label").filter(has_text="attention").click()
+        page.click("#look-0")
+        expect(page.locator("#looked-0")).to_contain_text("by attention", timeout=WAIT)
+        assert len({went_in, by_gradient, shown.get_attribute("src")}) == 3
+
+
+def clip(folder: Path) -> Path:
+    """Two seconds in which a bright square goes over the dark."""
+    frames = np.zeros((16, 64, 96, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[20:44, 4 * i : 4 * i + 24] = 250
+    return save_item(Video(frames, 8.0), folder / "clip")
+
+
+def test_a_clip_is_seen_frame_by_frame(
+    addresses: tuple[str, str], assembly: Assembly, visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    if RUNS:
+        pytest.skip("that model may take no clips")
+    file, page = clip(tmp_path), visit(addresses[0])
+    (placed,) = assembly.processor(Sample((Turn("user", (Video(file), "\nWhat moves?")),)), reply=True).placed
+    attach(page, file)
+    send(page, "What moves?")
+    finished(page)
+    expect(page.locator("#chat-0 video")).to_have_count(1)
+    frames = page.locator("#seen-0 .mm-items img")
+    expect(frames).to_have_count(len(placed.units), timeout=WAIT)
+    assert len({f.get_attribute("src") for f in frames.all()}) == len(placed.units) > 1  # each is another moment
+    told = page.locator("#seen-0 .mm-items figcaption")
+    expect(told).to_contain_text(f"video 1: {placed.slots} tokens")
+    expect(told).to_contain_text(f"{len(placed.units)} units of ")
+    expect(page.locator("#seen-0 .mm-fold")).to_have_text(f"[video: {placed.slots} tokens]")
+
+
+def test_a_clip_for_a_model_that_takes_none(
+    mounted: Callable[..., str], visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """Dropped, it is refused by the box; given another way, by the server."""
+    page = visit(mounted([assemble(tiny("mlp", tmp_path))]))
+    page.set_input_files("#box input[type=file]", str(clip(tmp_path)))
+    expect(page.locator(".toast-body")).to_contain_text("clip.mp4. Only image allowed", timeout=WAIT)
+    expect(page.locator("#box .thumbnail-item")).to_have_count(0)
+    page.get_by_role("tab", name="Many at once").click()
+    page.set_input_files("#batch-files input[type=file]", str(tmp_path / "clip.mp4"))
+    expect(page.locator("#batch-files")).to_contain_text("clip", timeout=WAIT)
+    page.fill("#batch-question textarea", "What moves?")
+    page.click("#batch-run")
+    refused = "clip.mp4: this model takes pictures, and this is a video clip"
+    expect(page.locator("#batch-rows .mm-bad")).to_have_text(refused, timeout=WAIT)
+
+
+def test_the_settings_are_what_the_model_is_asked_with(
+    addresses: tuple[str, str], visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Decoding] = []
+    said: list[Reply] = []
+    stream = reply.stream
+
+    def watched(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
+        asked.append(decoding)
+        for said[:] in ([each] for each in stream(assembly, sample, decoding)):
+            yield said[0]
+
+    monkeypatch.setattr("mmlm.reply.stream", watched)
+    page = visit(addresses[0])
+    page.get_by_text("Settings", exact=True).first.click()
+    system = page.get_by_label("System prompt")
+    system.fill("Answer like a pirate.")
+    for name, value in (("Temperature", "0.8"), ("Top-p", "0.65"), ("Length", "5")):
+        page.locator(f"#settings .block:has-text('{name}') input[type=number]").fill(value)
+        page.keyboard.press("Tab")
+    page.get_by_label("Seed").fill("7")
+    page.keyboard.press("Tab")
+    send(page, "Who are you?")
+    finished(page)
+    assert asked == [Decoding(5, 0.8, 0.65, seed=7)]
+    expect(page.locator("#seen-0 .mm-prompt")).to_contain_text("Answer like a pirate.", timeout=WAIT)
+    told = page.locator("#seen-0 .mm-list")
+    shown = ("temperature0.8", "top-p0.65", "seed7", f"length{len(said[0].ids)} of at most 5 tokens")
+    for text in shown:
+        expect(told).to_contain_text(text)
+    assert len(said[0].ids) <= 5
+
+
+def test_a_token_tells_its_probability(
+    addresses: tuple[str, str], visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
+        ids = [i for w in ("sea", "horse") for i in assembly.vocabulary.encode(w)[:1]] * 20
+        yield Reply(assembly.vocabulary.decode(ids), tuple(ids), (-0.25, -2.5) * 20, "limit", 3)
+
+    monkeypatch.setattr("mmlm.reply.stream", stream)
+    for width in (1280, 390):
+        page = visit(addresses[0], width)
+        send(page, "What is it?")
+        finished(page)
+        tokens = page.locator("#seen-0 .mm-tokens > span")
+        expect(tokens).to_have_count(40, timeout=WAIT)
+        assert shades(page, 0) != shades(page, 1)
+        places = tokens.evaluate_all("all => all.map(e => e.getBoundingClientRect().right)")
+        for number, told in ((0, "p = 0.779"), (1, "p = 0.082"), (places.index(max(places)), "p = ")):
+            assert bubble(page, number) == "none"
+            tokens.nth(number).hover()
+            assert told in bubble(page, number)
+            inside = "e => e.scrollWidth <= e.clientWidth"
+            assert page.locator("#seen-0 .mm-tokens").evaluate(inside)  # the last of a line as well
+
+
+def bubble(page: Page, number: int) -> str:
+    """What stands above a token."""
+    found = "e => getComputedStyle(e, '::after').content"
+    return str(page.locator("#seen-0 .mm-tokens > span").nth(number).evaluate(found))
+
+
+def shades(page: Page, number: int) -> str:
+    found = "e => getComputedStyle(e).backgroundColor"
+    return str(page.locator("#seen-0 .mm-tokens > span").nth(number).evaluate(found))
 
 
 def test_answers_grow_and_stop_at_once(
@@ -437,34 +392,14 @@ def test_two_models_side_by_side(addresses: tuple[str, str], visit: Callable[...
     shoot(page, "side-by-side")
 
 
-def test_many_at_once(addresses: tuple[str, str], visit: Callable[..., Page], tmp_path: Path) -> None:
-    page = visit(addresses[0])
-    page.get_by_role("tab", name="Many at once").click()
-    run = Path(os.environ.get("MMLM_DEMO_RUNS", "").split(":")[0])
-    files = sorted((run.parent / "data" / "images").glob("*.jpg"))[3:700:140]
-    if len(files) < 5:
-        files = [picture(tmp_path / f"{n}.png", (40 * i, 120, 220 - 40 * i)) for i, n in enumerate("abcde")]
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    page.set_input_files("#batch-files input[type=file]", [str(f) for f in [*files, broken]])
-    expect(page.locator("#batch-files")).to_contain_text("broken", timeout=WAIT)
-    page.fill("#batch-question textarea", "What kind of thing is this?")
-    page.click("#batch-run")
-    rows = page.locator("#batch-rows")
-    expect(rows).to_contain_text("6 of 6 answered, 1 could not be asked", timeout=WAIT)
-    expect(rows.locator("img")).to_have_count(5)
-    expect(rows.locator(".mm-bad")).to_contain_text("broken.png: expected a JPEG")
-    expect(page.locator("#batch-run")).to_be_visible(timeout=WAIT)
-    with page.expect_download() as download:
-        page.click("#batch-csv")
-    text = Path(download.value.path()).read_text(encoding="utf-8")
-    assert text.startswith("id,file,question,answer") and len(text.splitlines()) >= 7
-    shoot(page, "many-at-once")
-
-
 def test_a_conversation_is_saved_and_loaded(
-    addresses: tuple[str, str], visit: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    addresses: tuple[str, str],
+    assembly: Assembly,
+    visit: Callable[..., Page],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What is saved is a sample that mmlm's reader gives, and that a model learns from."""
     stubbed(monkeypatch, " red", 2, 0.0)
     page = visit(addresses[0])
     attach(page, picture(tmp_path / "red.png"))
@@ -474,6 +409,12 @@ def test_a_conversation_is_saved_and_loaded(
         page.click("#save-0")
     box = tmp_path / "conversation.zip"
     download.value.save_as(box)
+    with zipfile.ZipFile(box) as files:
+        files.extractall(tmp_path / "out")
+    sample = Messages(tmp_path / "out" / "conversation.jsonl")[0]
+    assert [(t.role, t.text) for t in sample.turns] == [("user", "\nWhat is this?"), ("assistant", " red red")]
+    assert [digest(i) for i in sample.items] == [digest(Image(tmp_path / "red.png"))]
+    assert assembly.processor(sample).learned > 0
     page.click("#clear")
     expect(answers(page)).to_have_count(0, timeout=WAIT)
     with page.expect_file_chooser() as chooser:

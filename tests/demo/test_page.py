@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
@@ -281,7 +282,7 @@ def test_many_questions_at_once(one: tuple[str, Engine], tmp_path: Path) -> None
     broken.write_bytes(b"no picture")
     job = client.submit([handle_file(f) for f in [*files, broken]], "What?", LIMIT, api_name="/batch")
     rows, *_, lines, sheet = job.result()
-    assert rows.count("<img") == 5 and "6 of 6 answered, 1 could not be asked" in rows
+    assert rows.count("<img") == 5 and "6 of 6 done, 1 could not be asked" in rows
     samples = [Sample((Turn("user", (Image(f), "\nWhat?")),)) for f in files]
     expected = [r.text for r in reply(engine.assembly, samples, Decoding(LIMIT))]
     found = [json.loads(line) for line in Path(lines).read_text(encoding="utf-8").splitlines()]
@@ -383,3 +384,41 @@ def test_what_cannot_be_served_is_told(
     monkeypatch.delenv("MMLM_PASSWORD", raising=False)
     assert cli.main(["demo", str(tmp_path), "--port", "0", *arguments]) == 2
     assert reason in capsys.readouterr().err
+
+
+def left(home: Path) -> dict[str, int]:
+    """How many folders of each kind lie in `home`, once what nobody holds is gone."""
+    gc.collect()
+    return dict(Counter(p.name.partition("-")[0] for p in home.iterdir() if p.name.startswith(("session-", "asked-"))))
+
+
+def eventually(found: Callable[[], object], expected: object) -> None:
+    """A server lets go of a request a moment after it was answered."""
+    until = time.monotonic() + 10
+    while found() != expected and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found() == expected
+
+
+def test_files_go_with_whom_they_were_made_for(
+    serving: Serving, assembly: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of many questions go when others are asked, and all of a person's when the server keeps others in their place."""
+    monkeypatch.setattr("mmlm.demo.app._SESSIONS", 2)
+    stubbed(monkeypatch, " red", 2, 0.0)
+    file, home = picture(tmp_path / "red.png"), tmp_path / "home"
+    with page(serving, [Engine(assembly)], home) as address:
+        client = connected(address)
+        ask(client, "What?", file)
+        answer(client)
+        assert Path(client.predict("", api_name="/save_0")).is_file()
+        for _ in range(2):
+            *_, lines, _ = client.predict([handle_file(file)], "What?", LIMIT, api_name="/batch")
+            assert Path(lines).is_file()
+            eventually(lambda: left(home), {"session": 1, "asked": 1})
+        with pytest.raises(Exception, match="write the question"):
+            client.predict([handle_file(file)], " ", LIMIT, api_name="/batch")
+        eventually(lambda: left(home), {"session": 1, "asked": 1})
+        for other in (connected(address), connected(address), connected(address)):
+            ask(other, "Hello")
+        eventually(lambda: left(home), {"session": 2})
