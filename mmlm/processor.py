@@ -167,9 +167,14 @@ class Processor:
                 laid.pop()
         if (need := sum(len(run.ids) for run in laid)) > limit:
             slots = sum(p.slots for run in laid for p in run.placed)
+            more = (
+                f"let the reply have fewer than {self.length - limit} tokens"
+                if reply and limit < self.length
+                else "raise `length`"
+            )
             raise InputError(
                 f"{sample.origin or sample.id}: the sample needs {need} positions ({slots} of them slots of items), the "
-                f"context has {limit}; raise `length`, shorten the text, or use fewer items"
+                f"context has {limit}{' beside the reply' * reply}; {more}, shorten the text, or use fewer items"
             )
         whole = _Laid()
         for run in laid:

@@ -226,6 +226,10 @@ def test_a_full_context_drops_whole_exchanges_and_says_so(tmp_path: Path) -> Non
     huge = sample(("word " * 300,), "yes")
     with pytest.raises(InputError, match=r"test:s: the sample needs \d+ positions .* the context has 256"):
         assembly.processor(huge)
+    with pytest.raises(
+        InputError, match="the context has 200 beside the reply; let the reply have fewer than 56 tokens"
+    ):
+        assembly.processor(Sample((Turn("user", ("word " * 300,)),)), reply=True, length=200)
 
 
 def test_items_that_no_stream_takes_are_refused(tmp_path: Path) -> None:
