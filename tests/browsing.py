@@ -7,8 +7,6 @@ model answers in place of a tiny random one; with MMLM_SCREENSHOTS (a folder) pi
 import base64
 import os
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ import pytest
 from PIL import Image as Pillow
 
 from mmlm.assemble import Assembly
-from mmlm.reply import Decoding, Reply
-from mmlm.sample import Sample
 
 pytest.importorskip("gradio", reason="the page needs gradio (the extra `demo`)")
 pytest.importorskip("playwright", reason="the browser test needs playwright (the extra `browser`)")
@@ -102,20 +98,6 @@ def finished(page: Page, count: int = 1, side: int = 0) -> None:
     """Wait until the answer number `count` is whole and the box is open again."""
     expect(answers(page, side)).to_have_count(count, timeout=WAIT)
     expect(page.locator("#box textarea")).to_be_enabled(timeout=WAIT)
-
-
-def stubbed(monkeypatch: pytest.MonkeyPatch, text: str, tokens: int, pause: float) -> list[int]:
-    """A model that says `text` again and again; gives the tokens it has made."""
-    made: list[int] = []
-
-    def stream(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
-        for i in range(1, tokens + 1):
-            time.sleep(pause)
-            made.append(i)
-            yield Reply(text * i, (65,) * i, (-0.5,) * i, "limit", 3)
-
-    monkeypatch.setattr("mmlm.reply.stream", stream)
-    return made
 
 
 def shoot(page: Page, name: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import MARKS, RUNS, WAIT, answers, attach, carry, finished, picture, send, shoot, stubbed
+from browsing import MARKS, RUNS, WAIT, answers, attach, carry, finished, picture, send, shoot
 from playwright.sync_api import Page, expect
+from stand_in import stubbed
 from systems import tiny
 
 from mmlm import reply

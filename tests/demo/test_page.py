@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image as Pillow
+from stand_in import stubbed
 
 from mmlm import cli
 from mmlm.assemble import Assembly
@@ -184,20 +185,6 @@ def test_sessions_see_nothing_of_each_other(one: tuple[str, Engine], tmp_path: P
     chat = said(ask(second, "More"))
     assert len(chat) == 3 and "secret" not in str(chat)
     assert said(answer(first))[1] == ("user", "My secret")
-
-
-def stubbed(monkeypatch: pytest.MonkeyPatch, text: str, tokens: int, pause: float) -> list[int]:
-    """A model that says `text` again and again; gives the list of the tokens it has made."""
-    made: list[int] = []
-
-    def stream(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
-        for i in range(1, tokens + 1):
-            time.sleep(pause)
-            made.append(i)
-            yield Reply(text * i, (65,) * i, (-0.5,) * i, "limit", 3)
-
-    monkeypatch.setattr("mmlm.reply.stream", stream)
-    return made
 
 
 def test_stop_frees_the_model_within_a_token_and_keeps_what_was_said(
