@@ -3,7 +3,8 @@
 python benchmarks/demo_load.py [RUN] [--pictures FOLDER] [--clients N ...] [--turns N]
 
 Without a run, a tiny system is made on the spot; without a folder of pictures they are drawn. The server has a process of its
-own, whose memory is what is measured.
+own, whose memory is what is measured; features that it keeps on purpose (256 MiB at most) are bounded to few, so that they are
+no growth.
 Exits with 1 if a client gets neither an answer nor a clear "busy", or if memory grows by more than GROWTH after the warm-up.
 """
 
@@ -47,13 +48,14 @@ KINDS = ("page", "service")
 WARM_UP, STAY = 20, 4  # turns before memory is looked at; turns after which a person leaves
 TOKENS, PATIENCE = 8, 600.0
 GROWTH = 64  # MiB
+FEATURES = 4 << 20  # bytes; full before the warm-up ends
 Turn = Callable[[Path], str]  # asks about a picture; "answered", "busy", or "failed"
 
 
 def host(kind: str, run: Path | None, line: Connection) -> None:
     """Serve until the process is ended; tells the address."""
     logging.disable(logging.CRITICAL)
-    engine = Engine(load_run(run) if run else assemble(load("llava-1.5-7b", ["scale=tiny"])))
+    engine = Engine(load_run(run) if run else assemble(load("llava-1.5-7b", ["scale=tiny"])), features=FEATURES)
     with tempfile.TemporaryDirectory() as folder, Door("127.0.0.1", 0) as door:
         app: Any = application(engine, Links())
         if kind == "page":

@@ -25,10 +25,13 @@ class Busy(InputError):
 
 
 class Engine:
-    """A system that several people share. `waiting` is how many may stand in line behind the one who is served."""
+    """A system that several people share. `waiting` is how many may stand in line behind the one who is served, `features` how
+    many bytes of what the encoders said are kept, so that a picture is not encoded anew at every turn about it."""
 
-    def __init__(self, assembly: Assembly, *, waiting: int = 8) -> None:
+    def __init__(self, assembly: Assembly, *, waiting: int = 8, features: int = 256 << 20) -> None:
         self.assembly, self.waiting = assembly, waiting
+        if assembly.model.cache is not None:
+            assembly.model.cache.kept.limit = features
         self._lock = threading.Lock()
         self._line: deque[Future[None]] = deque()  # the first one has the model
         self._thread = ThreadPoolExecutor(1, "engine")

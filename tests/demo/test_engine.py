@@ -5,12 +5,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from pathlib import Path
 from queue import Queue
 
+import numpy as np
 import pytest
+from systems import tiny
 
 from mmlm import reply as replies
-from mmlm.assemble import Assembly
+from mmlm.assemble import Assembly, assemble
+from mmlm.caches import FeatureCache
 from mmlm.demo.engine import Busy, Engine
 from mmlm.errors import InputError
 from mmlm.reply import Decoding, Reply, reply
@@ -68,6 +72,16 @@ def test_it_says_what_reply_says(assembly: Assembly) -> None:
         return [said async for said in engine.astream(HELLO, decoding)][-1]
 
     assert asyncio.run(last()) == expected
+
+
+def test_features_are_kept_up_to_a_bound(tmp_path: Path) -> None:
+    assembly = assemble(tiny("mlp", tmp_path))
+    cache = assembly.model.cache = FeatureCache(alone=True)
+    engine = Engine(assembly, features=1 << 12)
+    for seed in range(40):
+        pixels = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        list(engine.stream(Sample((Turn("user", (Image(pixels), "What?")),)), Decoding(limit=1)))
+    assert cache.encoded == 40 and 0 < cache.kept.held <= 1 << 12
 
 
 def test_a_sample_that_cannot_be_answered_leaves_the_model_free(assembly: Assembly) -> None:
