@@ -102,7 +102,7 @@ def test_data_is_checked_with_lengths_and_supervised_tokens(home: Path, capsys: 
         (["train", "{config}", "--out", "{run}", "stages.tune.bach=5"], "did you mean"),
         (["train", "nothing.yaml", "--out", "{run}"], "nothing.yaml"),
         (["reply", "{run}", "--image", "none.png", "--text", "?"], "none.png"),
-        (["reply", "{run}", "--image", "{config}", "--text", "?"], "config.yaml"),
+        (["reply", "{run}", "--image", "{config}", "--text", "?", "--limit", "8"], "config.yaml"),
         (["inspect", "{data}/images"], "images"),
         (["plan", "llava-1.5-7"], "llava-1.5-7b"),
         (["check-part", "mmlm.nothing:Mlp"], "mmlm.nothing"),

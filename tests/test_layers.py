@@ -15,9 +15,10 @@ PART_FOLDERS = ("encoders", "aligners", "decoders")
 ROOMS = (
     ("errors", "sample", "batch", "splice", "columns"),
     ("registry", "interfaces", "jsonfile", "media", "templates", "packages", "codec", "blocks"),
-    ("goals", "objectives"),
+    ("objectives",),
     ("config", "weights", "writer"),
     ("vocabulary", "backbones", "data"),
+    ("caches",),
     ("processor", "model"),
     ("assemble",),
     ("speech", "training", "looking"),
