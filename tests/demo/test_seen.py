@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 from systems import tiny
 
 from mmlm.assemble import Assembly, assemble
+from mmlm.config import load
 from mmlm.demo.overlay import overlay
 from mmlm.demo.panel import looked, panel, safe
 from mmlm.demo.seen import Answered, Timing, pictures, seen
@@ -82,6 +83,14 @@ def test_pictures_are_what_the_encoder_was_given(assembly: Assembly) -> None:
     (shown,) = pictures(transform, transform(item))
     expected = transform.fit(load_image(item))
     assert np.array_equal(np.asarray(shown), np.asarray(expected))
+
+
+def test_tiles_are_shown_behind_the_picture_as_a_whole() -> None:
+    assembly = assemble(load("llava-next-7b", ["scale=tiny"]))
+    example = assembly.processor(Sample((Turn("user", (image(90, 40), "What?")),)), reply=True)
+    (item,) = seen(assembly, answered(assembly, image(90, 40), "What?")).items
+    (placed,) = example.placed
+    assert len(item.pictures) == len(placed.units) > 1 and item.tokens == placed.slots
 
 
 def test_units_of_a_transform_that_says_nothing_are_stretched() -> None:
