@@ -16,7 +16,7 @@ from mmlm.sample import Image, Modality
 from .batch import Asked, answers, records, write
 from .engine import Engine
 from .gather import MOST, gather
-from .kept import Kept
+from .kept import STAY, Kept
 from .notes import readable
 from .panel import picture, safe
 from .uploads import Limits
@@ -41,7 +41,7 @@ class BatchTab:
 
     def draw(self) -> None:
         """Draw and wire everything; called inside the tab."""
-        kept = gr.State(None, time_to_live=24 * 3600)  # holds the files of what is shown; others go when it is replaced
+        kept = gr.State(None, time_to_live=STAY)  # holds the files of what is shown; others go when it is replaced
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
                 files = gr.File(

@@ -7,6 +7,7 @@ import gradio as gr
 from mmlm.looking import WAYS
 
 from .chat import EMPTY, Chat, busy, ready
+from .kept import STAY
 from .panel import safe, waiting
 from .session import Session
 
@@ -28,7 +29,7 @@ class ChatTab:
 
     def draw(self) -> None:
         """Draw and wire everything; called inside the tab."""
-        self.session = gr.State(Session.of(self.count), time_to_live=24 * 3600)
+        self.session = gr.State(Session.of(self.count), time_to_live=STAY)
         self.at = [gr.State(-1) for _ in range(self.count)]
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=320):

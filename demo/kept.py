@@ -5,6 +5,8 @@ import tempfile
 import weakref
 from pathlib import Path
 
+STAY = 24 * 3600  # seconds for which what a page keeps of a person stays
+
 
 class Kept:
     """A new folder below `home`. It is removed, with all in it, by `remove`, or as soon as nobody holds this any more: Gradio

@@ -14,12 +14,13 @@ from .chat import Chat
 from .chat_tab import ChatTab
 from .engine import Engine
 from .gallery import Example
+from .kept import STAY
 from .notes import readable
 from .panel import safe
 from .uploads import Limits, checked, only_ours
 
 _LONGEST = 1024  # tokens of an answer
-_KEPT = (3600, 24 * 3600)  # seconds between two looks at the uploads, and after which they are removed
+_KEPT = (3600, STAY)  # seconds between two looks at the uploads, and after which they are removed
 
 
 class _Page(gr.Blocks):

@@ -3,7 +3,6 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 from uuid import uuid4
@@ -56,20 +55,14 @@ class FeatureCache:
         """The features of all items, encoding only those not seen before."""
         cuts = list(units.values.split(units.counts))
         found = {key: self.kept.get((id(encoder), key)) for key in units.keys}
-        fresh: dict[str, int] = {}
-        for i, key in enumerate(units.keys):
-            if found[key] is None:
-                fresh.setdefault(key, i)
-        if fresh and self.alone:
-            made = [encoder(cuts[i]) for i in fresh.values()]
-        elif fresh:
-            made = encoder(torch.cat([cuts[i] for i in fresh.values()])).split(
-                [units.counts[i] for i in fresh.values()]
-            )
-        for key, value in zip(fresh, made if fresh else (), strict=True):
-            found[key] = value
-            self.kept.put((id(encoder), key), value)
-        self.encoded += len(fresh)
+        fresh = {key: cut for key, cut in zip(units.keys, cuts, strict=True) if found[key] is None}
+        if fresh:
+            pieces = list(fresh.values())
+            made = map(encoder, pieces) if self.alone else encoder(torch.cat(pieces)).split([len(p) for p in pieces])
+            for key, value in zip(fresh, made, strict=True):
+                found[key] = value
+                self.kept.put((id(encoder), key), value)
+            self.encoded += len(fresh)
         return torch.cat([found[key] for key in units.keys])  # type: ignore[misc]
 
 
@@ -113,17 +106,9 @@ class StateCache:
         key = (content.hexdigest(), frozenset(layers))
         if (found := self.kept.get(key)) is None:
             ids, positions = batch.ids[row, here][None], batch.positions[row, here][None]
-            single = replace(
-                batch,
-                ids=ids,
-                positions=positions,
-                segments=torch.ones_like(ids),
-                labels=torch.full_like(ids, IGNORE),
-                streams={},
-                targets={},
-            )
+            single = Batch(ids, positions, torch.ones_like(ids), torch.full_like(ids, IGNORE))
             with torch.no_grad():
-                found = {n: s[0] for n, s in backbone.peek(alone[None], single, layers).items() if n in layers}
+                found = {n: s[0] for n, s in backbone.peek(alone[None], single, layers).items()}
             self.thought += 1
             self.kept.put(key, found)
         return found

@@ -593,6 +593,12 @@ def test_with_states_kept_an_interrupted_stage_ends_bit_identical(captions: Path
         "cache_states": 8,
     }
     config = system({"image": {**DRAW, "read": "all", "layers": [1]}}, stages=[{**kept, "pack": True}], seed=3)
+    # What is trained counts, not what a stream is called.
+    drawn = {"train": {"outputs.queries.aligner": {"lr": 1e-2}}, "objectives": {"queries.denoise": 1}}
+    assert system({"queries": {**DRAW, "modality": "image", "read": "all", "layers": [1]}}, stages=[{**kept, **drawn}])
+    with pytest.raises(InputError, match=r"expected 0, as the stage trains `outputs\.queries\.queries`"):
+        learned = {**drawn, "train": {"outputs.queries.queries": {"lr": 1e-2}}}
+        system({"queries": {**DRAW, **READS["queries"], "modality": "image"}}, stages=[{**kept, **learned}])
     Trainer(config, tmp_path / "whole").run()
     stopped_is_the_same(config, tmp_path / "whole", tmp_path / "parts", 3)
 
