@@ -23,7 +23,7 @@ _EDGE = 1e-3  # times keep this far from 0 and 1, where the ratio of signal to n
 class PixelDiffusion(Decoder):
     """Diffusion in pixels: x_t = a x + s e with a^2 + s^2 = 1 and a / s = shift / tan(pi t / 2), the cosine schedule in
     continuous time (Kingma et al. 2021), moved to more noise by a shift below 1 (Hoogeboom et al. 2023). A transformer
-    over patches says the clean picture x, or the velocity v = a e - s x (Salimans & Ho 2022), and attends to the condition.
+    over patches says the clean picture x, or the velocity v = a e - s x (Salimans & Ho 2022), and looks at the condition.
 
     Guidance without a classifier (Ho & Salimans 2022): while it learns, the condition of `drop` of the items is replaced by a
     learned one of none, which the sampler extrapolates away from. Samples are drawn by DDIM (Song et al. 2021).

@@ -11,7 +11,7 @@ from mmlm.assemble import Assembly
 from mmlm.errors import InputError, reason
 from mmlm.jsonfile import once
 from mmlm.media.saving import TYPES, encoded
-from mmlm.reply import Decoding, Finish, Reply
+from mmlm.reply import Decoding, Finish, Reply, usual
 from mmlm.sample import Image, Item, Modality, Sample
 from mmlm.training.readers.conversation import Supply, read_turns
 from mmlm.training.readers.field import Field as Record
@@ -19,7 +19,6 @@ from mmlm.training.readers.source import embedded
 
 from .links import Links
 
-LIMIT = 256  # tokens of a reply where nobody says how many
 LEAST = -9999.0  # what OpenAI writes for the logarithm of nothing
 ORIGIN = "request"
 _FINISH: dict[Finish, str] = {"end": "stop", "stop": "stop", "limit": "length"}
@@ -131,7 +130,7 @@ def sample(request: Asked, links: Links) -> Sample:
 
 def decoding(request: Asked, length: int) -> Decoding:
     """How the reply is chosen, in a context of `length`. Without a seed, sampling differs from one time to the next."""
-    limit = request.max_completion_tokens or request.max_tokens or min(LIMIT, length // 2)
+    limit = request.max_completion_tokens or request.max_tokens or usual(length)
     if limit >= length:
         raise Refused(
             f"{ORIGIN}: max_tokens: expected fewer than the {length} tokens of the context", param="max_tokens"

@@ -188,9 +188,10 @@ def _talking(commands: Any) -> None:
     _showing(_adder(commands, "demo", "a page in the browser, to talk to a run or to two side by side", table=False))
     _serving(_adder(commands, "serve", "answer programs that speak OpenAI's chat completions", table=False))
     for add in (reply, chat):
-        add("--limit", type=_positive, default=256, metavar="N", help="longest reply in tokens (default: %(default)s)")
+        add("--limit", type=_positive, metavar="N", help="longest reply in tokens (default: 256 or half the context)")
         add("--temperature", type=float, default=0.0, metavar="F", help="0 takes the likeliest token (default)")
         add("--top-p", type=float, default=1.0, metavar="F", help="draw from the likeliest share F (default: all)")
+        add("--most", type=_positive, default=4, metavar="N", help="items of a reply, at most (default: %(default)s)")
         add("--keep", type=Path, metavar="DIR", help="write pictures, sounds and clips that it says into DIR")
         add("--index", type=Path, metavar="PATH", help="what can be found by it: a folder of items, or a captions file")
 

@@ -145,14 +145,14 @@ def _reply(arguments: Arguments) -> None:
     from mmlm import talk
 
     a = arguments
-    print(talk.once(a.run_folder, a.text, a.items, a.limit, a.temperature, a.top_p, a.keep, a.index))
+    print(talk.once(a.run_folder, a.text, a.items, a.limit, a.temperature, a.top_p, a.most, a.keep, a.index))
 
 
 def _chat(arguments: Arguments) -> None:
     from mmlm import talk
 
     a = arguments
-    talk.chat(a.run_folder, a.limit, a.temperature, a.top_p, a.keep, a.index)
+    talk.chat(a.run_folder, a.limit, a.temperature, a.top_p, a.most, a.keep, a.index)
 
 
 def _demo(arguments: Arguments) -> None:

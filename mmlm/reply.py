@@ -14,6 +14,8 @@ from mmlm.sample import Sample, Turn
 from mmlm.speech import Finish, Reply, Run, Speech
 from mmlm.vocabulary import Vocabulary
 
+_LIMIT = 256  # tokens of a reply where nobody says how many
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -34,6 +36,11 @@ class Decoding:
                 f"decoding: expected limit >= 1, temperature >= 0, 0 < top_p <= 1 and items >= 0; got limit {self.limit}, "
                 f"temperature {self.temperature}, top_p {self.top_p}, items {self.items}"
             )
+
+
+def usual(length: int) -> int:
+    """The longest reply, in tokens, where nobody says how long: in a small context half of its `length`."""
+    return max(1, min(_LIMIT, length // 2))
 
 
 def reply(

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmlm.assemble import Assembly
 from mmlm.errors import InputError
 from mmlm.media.saving import save_item
-from mmlm.reply import Decoding, Reply, reply, stream
+from mmlm.reply import Decoding, Reply, reply, stream, usual
 from mmlm.sample import ITEMS, Item, Modality, Part, Sample, Turn
 from mmlm.training.readers.captions import Captions
 from mmlm.training.readers.source import SUFFIXES
@@ -28,18 +28,25 @@ def once(
     run: Path,
     text: str,
     items: Sequence[tuple[Modality, Path]],
-    limit: int,
+    limit: int | None,
     temperature: float,
     top_p: float,
+    most: int = 4,
     keep: Path | None = None,
     index: Path | None = None,
 ) -> str:
-    """One reply to items and a text; items that it holds are written into the folder `keep`, and found in `index`."""
+    """One reply to items and a text; items that it holds, at most `most`, are written into the folder `keep`, and found in
+    `index`."""
     parts: list[Part] = [item(m, p) for m, p in items]
     assembly = opened(run, index)
     sample = Sample((Turn("user", (*parts, gap(parts) + text)),), id="reply", origin="command line")
-    said = reply(assembly, [sample], Decoding(limit, temperature, top_p))[0]
+    decoding = _decoding(assembly, limit, temperature, top_p, most)
+    said = reply(assembly, [sample], decoding)[0]
     return "\n".join([*_told(said.parts, keep, 0), *said.notes]) if said.items or said.notes else said.text
+
+
+def _decoding(assembly: Assembly, limit: int | None, temperature: float, top_p: float, most: int) -> Decoding:
+    return Decoding(limit or usual(assembly.processor.length), temperature, top_p, items=most)
 
 
 def opened(run: Path, index: Path | None = None) -> Assembly:
@@ -104,9 +111,10 @@ def gap(items: Sequence[Part]) -> str:
 
 def chat(
     run: Path,
-    limit: int,
+    limit: int | None,
     temperature: float,
     top_p: float,
+    most: int = 4,
     keep: Path | None = None,
     index: Path | None = None,
     read: Callable[[str], str] = input,
@@ -114,7 +122,8 @@ def chat(
 ) -> None:
     """Talk to a run until /quit or the end of the input; items that it says are written into the folder `keep`, and found
     in `index`."""
-    assembly, decoding = opened(run, index), Decoding(limit, temperature, top_p)
+    assembly = opened(run, index)
+    decoding = _decoding(assembly, limit, temperature, top_p, most)
     turns: list[Turn] = []
     waiting: list[Part] = []
     write(_HELP + "\n")

@@ -200,16 +200,16 @@ def test_reply_and_chat(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
     calls = room("talk", "once", "Two cats.")
     assert main(["reply", "RUN", "--text", "How many?"]) == 0
     assert capsys.readouterr().out == "Two cats.\n"
-    assert calls[0][0] == (Path("RUN"), "How many?", [], 256, 0.0, 1.0, None, None)
-    given = "--image a.png --video b.mp4 --image c.png --limit 9 --temperature 0.7 --top-p 0.9"
+    assert calls[0][0] == (Path("RUN"), "How many?", [], None, 0.0, 1.0, 4, None, None)
+    given = "--image a.png --video b.mp4 --image c.png --limit 9 --temperature 0.7 --top-p 0.9 --most 2"
     assert main(["reply", "RUN", "--text=-1?", *given.split()]) == 0
     items = [("image", Path("a.png")), ("video", Path("b.mp4")), ("image", Path("c.png"))]
-    assert calls[1][0] == (Path("RUN"), "-1?", items, 9, 0.7, 0.9, None, None)
+    assert calls[1][0] == (Path("RUN"), "-1?", items, 9, 0.7, 0.9, 2, None, None)
     calls = room("talk", "chat")
     assert main(["chat", "RUN", "--limit", "5"]) == 0
-    assert calls[0][0] == (Path("RUN"), 5, 0.0, 1.0, None, None)
+    assert calls[0][0] == (Path("RUN"), 5, 0.0, 1.0, 4, None, None)
     assert main(["chat", "RUN", "--keep", "K", "--index", "I"]) == 0
-    assert calls[1][0] == (Path("RUN"), 256, 0.0, 1.0, Path("K"), Path("I"))
+    assert calls[1][0] == (Path("RUN"), None, 0.0, 1.0, 4, Path("K"), Path("I"))
 
 
 def test_a_part_that_fails_is_bad_input(room: Room, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,7 @@ READS: dict[str, Mapping[str, Any]] = {
     "before": {"signals": 2, "layers": [1, -1]},
     "queries": {"signals": 1, "queries": 4, "read": "queries"},
     "all": {"read": "all"},
+    "each of all": {"read": "all", "aligner": {"type": "linear"}},
 }
 
 

@@ -85,9 +85,18 @@ def test_what_is_found_is_named_or_kept(
     (line, *_) = [s for s in said.splitlines() if s.startswith("[image: ")]
     found = Path(line[len("[image: ") : -1])
     assert found.is_file() and found.is_relative_to(home / "pictures") and "not kept" not in said
-    kept = talk.once(home / "finds", "a thing", [], 6, 0.0, 1.0, tmp_path, home / index)
+    kept = talk.once(home / "finds", "a thing", [], 6, 0.0, 1.0, keep=tmp_path, index=home / index)
     assert str(tmp_path / "000.png") in kept
     assert np.array_equal(np.asarray(Pillow.open(tmp_path / "000.png")), np.asarray(Pillow.open(found)))
+
+
+def test_a_reply_of_no_named_length_fits_its_context_and_holds_as_many_items_as_asked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talk, "load_run", lambda run: speaking(load_run(run)))
+    lines = talk.once(home / "draws", "a thing", [], None, 0.0, 1.0, most=2, keep=tmp_path).splitlines()
+    assert [line.startswith("[image: ") for line in lines[:2]] == [True, True] and len(list(tmp_path.iterdir())) == 2
+    assert "the reply asked for more items than the 2 that it may hold" in lines[-1]
 
 
 def test_without_an_index_nothing_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from .plain import Each, enough
 
 
 class Linear(Each):
-    """c_k = W s_k + b for the first K of the Q states, K being the decoder's."""
+    """c_k = W s_k + b for the first K of the Q states, K being the decoder's; for the last K of a run of any length."""
 
     def __init__(self, width: int, length: int, condition: ConditionShape, *, bias: bool = True) -> None:
-        """`bias`: whether there is a b. Raises InputError where Q < K."""
+        """`bias`: whether there is a b. Raises InputError where every run has Q < K."""
         enough("linear", length, condition)
-        super().__init__(Layers(FeatureShape(condition.length, width), condition.width, bias=bias), width, condition)
+        layers = Layers(FeatureShape(condition.length, width), condition.width, bias=bias)
+        super().__init__(layers, width, length, condition)

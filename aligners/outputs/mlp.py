@@ -8,7 +8,7 @@ from .plain import Each, enough
 
 
 class Mlp(Each):
-    """c_k = W_depth f(... f(W_1 s_k)) for the first K of the Q states, K being the decoder's."""
+    """c_k = W_depth f(... f(W_1 s_k)) for the first K of the Q states, K being the decoder's; for the last K of a run of any length."""
 
     def __init__(
         self,
@@ -25,9 +25,9 @@ class Mlp(Each):
         activation: f, between them.
         inner_norm: a LayerNorm behind each f (CoDi-2).
 
-        Raises InputError where Q < K.
+        Raises InputError where every run has Q < K.
         """
         enough("mlp", length, condition)
         shape = FeatureShape(condition.length, width)
         layers = Layers(shape, condition.width, depth=depth, activation=activation, inner_norm=inner_norm)
-        super().__init__(layers, width, condition)
+        super().__init__(layers, width, length, condition)

@@ -15,6 +15,7 @@ from mmlm.interfaces import Condition, ConditionShape, Cut, Decoder
 from mmlm.sample import ITEMS
 
 LENGTH, CONDITION = 6, ConditionShape(4, 12)
+LENGTHS = (1, 9, 4)  # of runs of any length
 SEEDS = (3, 1, 2)
 
 
@@ -43,11 +44,24 @@ def check_output_aligner(maker: Maker, sheet: Sheet) -> None:
         part = build()
         return alone(part(states).values, [part(s[None]).values for s in states])
 
+    def uneven() -> str:
+        try:
+            part = maker(0, width=WIDTH, length=0, condition=pooled)
+        except InputError as e:
+            need("fixed number" in str(e), f"{e}")
+            return "refused: it reads runs of a fixed number of states"
+        several = torch.randn(len(LENGTHS), max(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(6))
+        seen = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+        together, apart = part(several, seen), [part(s[None, :n]) for s, n in zip(several, LENGTHS, strict=True)]
+        alone(together.pooled, [one.pooled for one in apart])
+        return alone(together.values, [one.values for one in apart])
+
     pooled = ConditionShape(CONDITION.length, CONDITION.width, 7)
     with torch.no_grad():
         sheet.row("condition", "forward gives [R, K, E] as the decoder asks", lambda: promised(build()))
         sheet.row("pooled", "and a pooled vector where it asks for one", lambda: promised(build(0, pooled), pooled))
         sheet.row("runs apart", "a batch of 3 equals 3 batches of 1, to 1e-5", apart)
+        sheet.row("any length", f"runs of {LENGTHS} states together equal each alone, or are refused", uneven)
     check_variants(sheet, maker, lambda other: promised(other(width=WIDTH, length=LENGTH, condition=CONDITION)))
     check_module(sheet, build, lambda p, dtype: p(states.to(dtype)).values)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmlm.aligners.outputs.linear import Linear
 from mmlm.aligners.outputs.mlp import Mlp
 from mmlm.aligners.outputs.queries import Queries
 from mmlm.errors import InputError
@@ -48,3 +49,19 @@ def test_codi2_has_a_norm_inside() -> None:
 def test_what_does_not_divide_is_told(options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="expected heads that divide the width, and 1 or 2 layers"):
         Queries(8, 4, ConditionShape(5, 10), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Linear, Mlp])
+def test_of_a_run_of_any_length_the_last_states_are_used(kind: type[Linear] | type[Mlp]) -> None:
+    torch.manual_seed(0)
+    ours = kind(7, 0, ConditionShape(3, 5))
+    states, seen = torch.randn(3, 4, 7), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]).bool()
+    values = ours(states, seen).values
+    of_fixed = kind(7, 3, ConditionShape(3, 5))
+    of_fixed.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(values[:1], of_fixed(states[:1, 1:]).values)
+    torch.testing.assert_close(values[1:2], of_fixed(states[1:2]).values)
+    torch.testing.assert_close(values[2, 2], of_fixed(states[2:, :3]).values[0, 0])
+    assert not values[2, :2].any(), "before a short run there is nothing"
+    values.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
