@@ -268,7 +268,7 @@ class Processor:
         if not takers:
             known = ", ".join(sorted({s.modality for s in self.streams.values()})) or "text"
             raise InputError(
-                f"{sample.origin or sample.id}: it holds a {place.item.modality} item, but the system's inputs take only {known}"
+                f"{sample.origin or sample.id}: it holds {place.item.modality}, but the system's inputs take only {known}"
             )
         slotted = [n for n, s in takers if s.into == "slots"]
         asked = [i for t in sample.turns if t.role == "user" for i in t.items]  # what is still to be said is not known

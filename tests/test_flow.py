@@ -234,7 +234,7 @@ def test_a_full_context_drops_whole_exchanges_and_says_so(tmp_path: Path) -> Non
 
 def test_items_that_no_stream_takes_are_refused(tmp_path: Path) -> None:
     assembly = assemble(tiny("mlp", tmp_path))
-    with pytest.raises(InputError, match="holds a audio item, but the system's inputs take only image"):
+    with pytest.raises(InputError, match="holds audio, but the system's inputs take only image"):
         assembly.processor(sample((audio(), "?"), "yes"))
 
 

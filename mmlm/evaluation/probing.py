@@ -47,8 +47,8 @@ class Probe(Exam):
         """Values for every question (of a share of `limit`, drawn by `seed`). Raises InputError where there is nothing to
         measure."""
 
-    def holds(self, metric: str, values: Sequence[Mapping[str, float]]) -> bool:
-        """Whether these values of questions hold anything of a score; a row of a group without is left out."""
+    def holds(self, metric: str, found: Found, numbers: Sequence[int]) -> bool:
+        """Whether a group, the questions `numbers`, has anything of a score; a row of a group without is left out."""
         return True
 
     def beside(self, found: Found, numbers: Sequence[int], seed: int) -> dict[str, tuple[Estimate, Estimate | None]]:
@@ -80,8 +80,7 @@ def probe(
         for r in rows(task.measures, questions, scored, found.control, seed)
     ]
     for group, numbers in groups(questions).items():
-        mine = [scored[i].values for i in numbers]
-        table += [r for r in summed if r.group == group and task.holds(r.metric, mine)]
+        table += [r for r in summed if r.group == group and task.holds(r.metric, found, numbers)]
         for name, (score, control) in task.beside(found, numbers, seed).items():
             controlled = 0 if control is None else len(numbers)
             table.append(Row(name, group, len(numbers), score, table[-1].unparsed, controlled, control))

@@ -341,6 +341,16 @@ def test_the_frechet_distance_is_that_of_the_features(assembly: Assembly, tiny_c
     assert "8 items made, 8 true, of 12 numbers each; that is too few" in " ".join(result.notes)
 
 
+def test_errors_of_vectors_of_several_widths_have_no_mean(tmp_path: Path) -> None:
+    other = {**FIND, "decoder": {**FIND["decoder"], "width": 4}}  # type: ignore[dict-item]
+    assembly = eager(assemble(system(outputs={**BOTH, "other": other})))
+    result = resulting(assembly, written(tmp_path, painted(tmp_path)), tmp_path / "out")
+    mine = {r.group for r in result.rows if r.metric == "condition l2" and not r.group.startswith("category")}
+    assert mine == {"output: found", "output: other"}
+    assert not [r for r in result.rows if r.metric == "condition l2" and r.group.startswith("category")]
+    assert {r.group for r in result.rows if r.metric == "answered"} >= {"all", "output: drawn", "category: x"}
+
+
 def test_a_frechet_distance_of_enough_is_not_marked(assembly: Assembly, tiny_clip: Path, tmp_path: Path) -> None:
     rows = painted(tmp_path)
     task = GenerationTask(written(tmp_path, rows), tokens=6, extractor=f"clip:{tiny_clip}")

@@ -151,8 +151,12 @@ class GenerationTask(Probe):
             every, [r for r in asked if r.id in faults], answered, faults, len(whole), _noted(said, index)
         )
 
-    def holds(self, metric: str, values: Sequence[Mapping[str, float]]) -> bool:
-        return metric == _ANSWERED or any(v[count(metric)] for v in values)
+    def holds(self, metric: str, found: Found, numbers: Sequence[int]) -> bool:
+        if metric == _ANSWERED:
+            return True
+        streams = {found.questions[i].meta["output"] for i in numbers if found.scored[i].values[count(metric)]}
+        # Vectors of several decoders are of different widths and scales: what they differ by has no mean.
+        return len(streams) == 1 or (bool(streams) and metric not in CONDITIONS.values())
 
     def beside(self, found: Found, numbers: Sequence[int], seed: int) -> dict[str, tuple[Estimate, Estimate | None]]:
         streams = {found.questions[i].meta["output"] for i in numbers}
