@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, Self
 
 import torch
@@ -12,6 +13,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.batch import NOWHERE, Batch, Memory, Targets, Units
 from mmlm.caches import FeatureCache, GoalCache, StateCache
 from mmlm.interfaces import Condition, Decoder, Encoder, Features, Graft, InputAligner, OutputAligner
+from mmlm.objectives import BLIND
 from mmlm.objectives.losses import objective
 from mmlm.splice import splice
 
@@ -258,10 +260,11 @@ class MultimodalModel(nn.Module):
             read = self.states(batch)
             losses = {"text": self.backbone.loss(*read)}
         else:
-            read, conditions, inside = self._look(batch, wanted, self.spoken or self.anchored)
+            steered = {n for n in wanted if not set(self.objectives[n]) <= {*BLIND}}
+            read, conditions, inside = self._look(batch, wanted, steered, self.spoken or self.anchored)
             losses = {} if read is None else {"text": self.backbone.loss(*read)}
             for name, target in wanted.items():
-                losses |= self._compare(name, target, conditions[name], self._fed(name, batch, inside))
+                losses |= self._compare(name, target, conditions.get(name), self._fed(name, batch, inside))
         if self.anchored and torch.is_grad_enabled():
             losses["text"] = losses["text"] + self._anchor(batch)
         counts = {"text": 0 if read is None else len(read[1])}
@@ -271,32 +274,33 @@ class MultimodalModel(nn.Module):
 
     def conditions(self, batch: Batch) -> dict[str, Condition]:
         """What steers the decoders, for each run of signals in the batch; those of texts are not among them."""
-        return self._look(batch, batch.targets, spoken=False)[1]
+        return self._look(batch, batch.targets, batch.targets, spoken=False)[1]
 
     def _look(
-        self, batch: Batch, wanted: Mapping[str, Targets], spoken: bool
+        self, batch: Batch, wanted: Mapping[str, Targets], steered: Collection[str], spoken: bool
     ) -> tuple[
         tuple[Float[Tensor, "M D"], Int[Tensor, " M"]] | None, dict[str, Condition], dict[str, Float[Tensor, "S E"]]
     ]:
-        """As `states`, and the conditions of some output streams, and what the aligners of the streams that feed them have
-        inside, from one forward. Where what is `spoken` is not asked for and the LLM learns nothing, it thinks only up to the
-        last layer that steers a decoder, and there are no states."""
+        """As `states`, and the conditions of the `steered` of some output streams, and what the aligners of the streams that feed
+        them have inside, from one forward. Where what is `spoken` is not asked for and the LLM learns nothing, it thinks only up
+        to the last layer that steers a decoder, if there is one, and there are no states."""
         ways = {n: self.ways_out[n] for n in wanted}
         x, memory, inside = self._embed(batch, {w.feeds for w in ways.values()})
         self.backbone.remember(memory)
-        layers = {k for w in ways.values() for k in w.layers}
+        layers = {k for n in steered for k in ways[n].layers}
         learns = torch.is_grad_enabled() and (
             x.requires_grad or any(p.requires_grad for p in self.backbone.parameters())
         )
-        read = None
-        if spoken or learns or not layers:
+        read: tuple[Tensor, Tensor] | None = None
+        seen: Mapping[int, Tensor] = {}
+        if spoken or learns:
             states, targets, seen = self.backbone.look(x, batch, layers)
             read = (states, targets)
-        elif self.thoughts and memory is None:
+        elif layers and self.thoughts and memory is None:
             seen = self.thoughts.states(self.backbone, x, batch, layers)
-        else:
+        elif layers:
             seen = self.backbone.peek(x, batch, layers)
-        return read, {n: w.condition(seen, x, wanted[n].where) for n, w in ways.items()}, inside
+        return read, {n: ways[n].condition(seen, x, wanted[n].where) for n in steered}, inside
 
     def _fed(self, name: str, batch: Batch, inside: Mapping[str, Float[Tensor, "S E"]]) -> Condition | None:
         """The vectors that the LLM read of the items of an output stream, for each run: what its states should have predicted.
@@ -310,23 +314,24 @@ class MultimodalModel(nn.Module):
         return way.whole(vectors)
 
     def _compare(
-        self, name: str, target: Targets, condition: Condition, fed: Condition | None
+        self, name: str, target: Targets, condition: Condition | None, fed: Condition | None
     ) -> dict[str, Float[Tensor, ""]]:
-        """The sums of an output stream's objectives; `fed` is the goal where the stream predicts vectors."""
+        """The sums of an output stream's objectives; `fed` is the goal where the stream predicts vectors. There is no condition
+        where none of them looks at one."""
         decoder: Decoder = self.ways_out[name].decoder
         if decoder.eyes is not None and target.units is not None:
             nowhere = target.queries.new_zeros(0)
             units = Units(target.units, (1,) * len(target.keys), nowhere, nowhere, target.keys)
             target = replace(target, units=self._features(decoder.eyes, units))
 
+        @cache
         def goal() -> Condition:
             if fed is not None:
                 return fed
             return self.goals.of(name, decoder, target) if self.goals else decoder.goal(target.captions, target.units)
 
-        return {
-            f"{name}.{kind}": objective(kind)(decoder, condition, target, goal).sum() for kind in self.objectives[name]
-        }
+        given = goal() if condition is None else condition
+        return {f"{name}.{kind}": objective(kind)(decoder, given, target, goal).sum() for kind in self.objectives[name]}
 
     def _anchor(self, batch: Batch) -> Float[Tensor, ""]:
         """Zero, as a function of the trained parameters that this batch does not reach: where several processes average

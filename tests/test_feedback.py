@@ -286,16 +286,21 @@ def test_an_llm_in_half_precision_speaks_too() -> None:
     assert len(answer.items) == 1 and all("more items than the 1" in n for n in answer.notes)
 
 
-def test_reconstruct_is_the_decoders_loss_on_the_true_vectors() -> None:
+def test_reconstruct_is_the_decoders_loss_on_the_true_vectors_without_the_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     assembly = assemble(system())
     model, processor = assembly.model, replace(assembly.processor, media=frozenset({"image"}))
-    model.objectives = {"image": ["reconstruct"]}
+    model.objectives, model.spoken = {"image": ["reconstruct"]}, False
+    for way in ("look", "peek", "read"):
+        monkeypatch.setattr(model.backbone, way, lambda *_, way=way: pytest.fail(f"the LLM thinks, by {way}"))
+    model.requires_grad_(False).ways_out["image"].decoder.requires_grad_(True)
     batch = processor.collate([[processor(told(4))]])
     units = batch.targets["image"].units
     assert units is not None
+    torch.manual_seed(0)
+    losses = model(batch)
+    found = losses.total["image.reconstruct"]
+    assert losses.total.keys() == {"image.reconstruct"} == losses.count.keys() - {"text"}
     with torch.no_grad():
-        torch.manual_seed(0)
-        found = model(batch).total["image.reconstruct"]
         true = Condition(model.streams["image"].eyes(batch.streams["image"].values))
         torch.manual_seed(0)
         expected = model.ways_out["image"].decoder.denoise(units, true).sum()  # type: ignore[operator]

@@ -134,13 +134,13 @@ def test_a_frozen_llm_thinks_no_further_than_is_read() -> None:
 
     hooks = [m.register_forward_hook(counted(k)) for k, m in enumerate(model.backbone.layer_list())]
     model.objectives, model.spoken = {"image": ["mse"]}, False
-    _, short, _ = model._look(batch, batch.targets, spoken=False)
+    _, short, _ = model._look(batch, batch.targets, batch.targets, spoken=False)
     assert calls == [1, 1] + [0] * (len(calls) - 2)
-    _, whole, _ = model._look(batch, batch.targets, spoken=True)
+    _, whole, _ = model._look(batch, batch.targets, batch.targets, spoken=True)
     assert calls == [2, 2] + [1] * (len(calls) - 2)
     assert torch.equal(short["image"].values, whole["image"].values)
     model.backbone.added.requires_grad_(True)  # what learns from the states below the last needs the LLM's own gradient
-    _, learning, _ = model._look(batch, batch.targets, spoken=False)
+    _, learning, _ = model._look(batch, batch.targets, batch.targets, spoken=False)
     assert calls[-1] == 2 and torch.equal(learning["image"].values, whole["image"].values)
     for hook in hooks:
         hook.remove()

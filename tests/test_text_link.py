@@ -217,11 +217,11 @@ def test_the_command_line_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest
         return scripted(assembly, ids(assembly, "see ", 0, "a cat", 1, "!"))
 
     monkeypatch.setattr(talk, "load_run", loaded)
-    said = talk.once(tmp_path, "a", [], 12, 0.0, 1.0, tmp_path / "kept")
+    said = talk.once(tmp_path, "a", [], 12, 0.0, 1.0, keep=tmp_path / "kept")
     assert said.splitlines() == ["see ", f"[image: {tmp_path / 'kept' / '000.png'}]", "!"]
     shown: list[str] = []
     lines = iter(["draw", "/quit"])
-    talk.chat(tmp_path, 12, 0.0, 1.0, tmp_path / "more", read=lambda _: next(lines), write=shown.append)
+    talk.chat(tmp_path, 12, 0.0, 1.0, keep=tmp_path / "more", read=lambda _: next(lines), write=shown.append)
     assert "".join(shown[1:]) == f"see !\n[image: {tmp_path / 'more' / '000.png'}]\n"
 
 

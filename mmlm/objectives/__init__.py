@@ -11,3 +11,4 @@ PARTS: dict[str, str] = {
 MEDIA = ("contrast", "denoise", "reconstruct")  # these read the target items, the others only their captions
 COMPARES = ("contrast", "cosine", "l2", "mse", "reconstruct")  # these need what a condition should be
 MAKES = ("denoise", "reconstruct")  # these need a decoder that learns by making items
+BLIND = ("reconstruct",)  # these look at no condition, so that nothing need be thought for them alone
