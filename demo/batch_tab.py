@@ -75,15 +75,13 @@ class BatchTab:
             api_visibility="undocumented",
             api_name="batch",
         )
-        stop.click(
-            lambda: [gr.update(visible=True), gr.update(visible=False)],
-            None,
-            [run, stop],
-            cancels=[event],
-            queue=False,
-            api_visibility="undocumented",
-            api_name="batch_stop",
-        )
+        again: dict[str, Any] = {
+            "fn": lambda: [gr.update(visible=True), gr.update(visible=False)],
+            "outputs": [run, stop],
+            "queue": False,
+        }
+        stop.click(**again, cancels=[event], api_visibility="undocumented", api_name="batch_stop")
+        event.failure(**again, api_visibility="undocumented", api_name="batch_failed")
 
     def _add(self, files: list[str] | None, more: list[str] | None) -> list[str]:
         return [*(files or []), *(more or [])]

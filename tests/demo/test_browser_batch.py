@@ -1,6 +1,7 @@
 """Many questions at once in a browser: what is dropped, how far it is, what comes of it, what is refused. See `browsing`."""
 
 import csv
+import errno
 import io
 import json
 import threading
@@ -202,3 +203,26 @@ def test_what_cannot_be_asked_is_a_sentence(
         toast.locator("button").last.click()
         if files:
             page.click("#batch-files button[aria-label=Clear]")
+
+
+def test_what_fails_midway_can_be_asked_again(
+    addresses: tuple[str, str], visit: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered before stays to be seen and downloaded."""
+    reply = Queued.reply
+
+    def failing(answerer: Queued, samples: Sequence[Sample], decoding: Decoding) -> Sequence[Said]:
+        if len(samples) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+        return reply(answerer, samples, decoding)
+
+    monkeypatch.setattr(Queued, "reply", failing)
+    page = opened(visit, addresses[0], files := drawn(tmp_path))
+    page.fill("#batch-question textarea", QUESTION)
+    page.click("#batch-run")
+    toast = page.locator(".toast-body")
+    expect(toast).to_contain_text("the machine that this page runs on could not do it: No space left", timeout=WAIT)
+    assert str(tmp_path) not in toast.inner_text()
+    done(page, "4 of 5 done")
+    expect(page.locator("#batch-stop")).to_be_hidden()
+    the_same(page, [(f.name, QUESTION) for f in files[:4]])
