@@ -13,7 +13,7 @@ from mmlm.backbones.backbone import Backbone
 from mmlm.batch import NOWHERE, Batch, Memory, Targets, Units
 from mmlm.caches import FeatureCache, GoalCache, StateCache
 from mmlm.interfaces import Condition, Decoder, Encoder, Features, Graft, InputAligner, OutputAligner
-from mmlm.objectives import BLIND
+from mmlm.objectives import looks
 from mmlm.objectives.losses import objective
 from mmlm.splice import splice
 
@@ -260,7 +260,7 @@ class MultimodalModel(nn.Module):
             read = self.states(batch)
             losses = {"text": self.backbone.loss(*read)}
         else:
-            steered = {n for n in wanted if not set(self.objectives[n]) <= {*BLIND}}
+            steered = {n for n in wanted if looks(self.objectives[n])}
             read, conditions, inside = self._look(batch, wanted, steered, self.spoken or self.anchored)
             losses = {} if read is None else {"text": self.backbone.loss(*read)}
             for name, target in wanted.items():

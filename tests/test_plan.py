@@ -21,6 +21,7 @@ from mmlm.errors import InputError
 from mmlm.interfaces import Features
 from mmlm.plan import Plan, plan
 from mmlm.plan.amounts import count, flops, gibibytes, ratio
+from mmlm.plan.lines import StageLine
 from mmlm.plan.memory import LOGITS, activations, logits, of_parameters, stored
 from mmlm.plan.work import Matrix, Places, Work, attention, dense, llm, on_shapes
 from mmlm.weights import Weights
@@ -339,6 +340,27 @@ class TestPlan:
             for part in ("backbone.added.head", "backbone.added")
         )
         assert head.backward == 2 * 1 * 32 * 48 and both.backward > head.backward
+
+    def test_a_stage_without_text_thinks_up_to_what_steers_its_decoders(self) -> None:
+        """A backward and logits there are only where the LLM learns; layer 2 of 4 is half of the layers' work."""
+        decoder = {"type": "pixel_diffusion"}
+        draw = {"modality": "image", "read": "all", "layers": [2], "aligner": {"type": "linear"}, "decoder": decoder}
+        fed = draw | {"read": "feedback", "feeds": "image", "layers": [-1], "spelling": "[FED{}]"}
+
+        def stage(objectives: dict[str, float], *train: str) -> StageLine:
+            changes = {"objectives": objectives, "train": {part: {"lr": 1e-3} for part in train}}
+            return plan(config(outputs={"drawn": draw, "fed": fed}, stage=changes)).stages[0]
+
+        halfway = stage({"drawn.denoise": 1, "text": 0}, "outputs.drawn.decoder", "outputs.drawn.aligner")
+        whole = stage({"drawn.denoise": 1, "fed.mse": 1}, "outputs.drawn.decoder", "outputs.fed.aligner")
+        nothing = stage({"fed.reconstruct": 1}, "outputs.fed.decoder")
+        added = stage({"drawn.denoise": 1}, "outputs.drawn.decoder", "backbone.added")
+        text = stage({"drawn.denoise": 1, "text": 1}, "outputs.drawn.decoder", "backbone.added")
+        layers = 2 * 4 * LAYER * 64 + 4 * 64 * 64 * 32 * 4
+        assert whole.forward - nothing.forward == layers == 2 * (halfway.forward - nothing.forward)
+        assert [s.backward for s in (halfway, whole, nothing)] == [0, 0, 0]
+        assert halfway.memory.activations == nothing.memory.activations < text.memory.activations
+        assert added == text, "what the LLM learns by anything goes through all of it"
 
     def test_a_quantised_llm(self) -> None:
         """4-bit matrices of the layers; embedding, head and norms stay as they were."""

@@ -1,5 +1,7 @@
 """The objectives and their names: what an output stream is trained by, beside the loss of text."""
 
+from collections.abc import Iterable
+
 PARTS: dict[str, str] = {
     "contrast": "losses:contrast",
     "cosine": "losses:cosine",
@@ -11,4 +13,9 @@ PARTS: dict[str, str] = {
 MEDIA = ("contrast", "denoise", "reconstruct")  # these read the target items, the others only their captions
 COMPARES = ("contrast", "cosine", "l2", "mse", "reconstruct")  # these need what a condition should be
 MAKES = ("denoise", "reconstruct")  # these need a decoder that learns by making items
-BLIND = ("reconstruct",)  # these look at no condition, so that nothing need be thought for them alone
+_BLIND = ("reconstruct",)  # these look at no condition
+
+
+def looks(kinds: Iterable[str]) -> bool:
+    """Whether any of the objectives of an output stream looks at its condition; for the others the LLM need not think."""
+    return any(k not in _BLIND for k in kinds)

@@ -164,7 +164,10 @@ class Plan:
             for o in self.outputs
         ]
         head = ("output", "item", "spelt", "read", "signals", "vectors", "layers", "condition")
-        note = "FLOPs and activations below are those of text: what output aligners and decoders add is not in them."
+        note = (
+            "FLOPs and activations below are those of the LLM, in a stage without text up to the last layer that steers a decoder;\n"
+            "what output aligners and decoders add is not in them."
+        )
         return Section(head, rows, left=4, note=note)
 
     def _costs(self) -> Section:

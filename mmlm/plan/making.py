@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mmlm.assemble import assemble
-from mmlm.backbones.backbone import Backbone
+from mmlm.backbones.backbone import LAST, Backbone
+from mmlm.backbones.causal import Causal
 from mmlm.config import PartConfig, StageConfig, SystemConfig
 from mmlm.errors import InputError
 from mmlm.interfaces import Cut, Encoder, Features
 from mmlm.interop import exportable
 from mmlm.model import MultimodalModel, Output, Stream
+from mmlm.objectives import looks
 from mmlm.plan.lines import OutputLine, PartLine, Plan, StageLine, StreamLine
 from mmlm.plan.memory import BYTES, Memory, activations, logits, of_parameters, stored
 from mmlm.plan.work import Places, Work, dense, ends, llm, matrices, on_shapes
@@ -138,9 +140,12 @@ def _stage(
     with _training(opened):
         before = sum((inputs.work(s) for s in streams), Work())
         tables, heads = ({id(p) for p in found} for found in ends(backbone))
-        only_head = heads - tables
-        flows = any(id(p) not in only_head for p in opened)
+        behind = (heads - tables) | _behind(inputs.model)
+        flows = any(id(p) not in behind for p in opened)
         layers, head = llm(backbone, places, flows)
+        spoken = flows or bool(stage.objectives.get("text")) or any(id(p) in heads for p in opened)
+        if not spoken:
+            layers, head = layers * _thought(stage, inputs.model), Work()
         memory = _parameters(config, stage, inputs.model, opened, flows, devices)
     kept = activations(layers.kept, backbone.layers, length, backbone.width, stage.precision, recompute)
     kept += (before.kept + head.kept) * BYTES[stage.precision]
@@ -156,8 +161,22 @@ def _stage(
         text=places.text,
         forward=work.forward,
         backward=work.backward + layers.forward * (recompute and flows),
-        memory=replace(memory, activations=kept * micro + logits(places.text * micro, backbone.rows)),
+        memory=replace(memory, activations=kept * micro + spoken * logits(places.text * micro, backbone.rows)),
     )
+
+
+def _behind(model: MultimodalModel) -> set[int]:
+    """The parameters that read what the LLM thought, so that no gradient of theirs goes through it."""
+    found = [m for w in model.ways_out.values() for m in (w.aligner, w.decoder) if m is not None]
+    return {id(p) for m in found for p in m.parameters()}
+
+
+def _thought(stage: StageConfig, model: MultimodalModel) -> float:
+    """The share of the LLM's layers that a stage runs which learns no text: up to the last that a decoder is steered by."""
+    named = [k.partition(".")[::2] for k, weight in stage.objectives.items() if weight]
+    read = [k for n, w in model.ways_out.items() if looks(kind for way, kind in named if way == n) for k in w.layers]
+    whole = LAST in read or (read and not isinstance(model.backbone, Causal))
+    return 1.0 if whole else max(read, default=0) / model.backbone.layers
 
 
 def _parameters(
