@@ -199,9 +199,11 @@ def joined(conditions: Sequence[Condition]) -> Condition:
 
 class OutputAligner(nn.Module, ABC):
     """States of the LLM to a decoder's condition. Built with (width, length, condition, *, options): the width D of a
-    state, how many states Q a run of signals gives, and what the decoder asks for."""
+    state, how many states Q a run of signals gives (0 for any number), and what the decoder asks for. `most`: how many states of
+    a run it reads, the last ones, where it does not read all (0)."""
 
     tiny: ClassVar[Mapping[str, object]] = {}
+    most: int = 0
 
     @abstractmethod
     def forward(self, states: Float[Tensor, "R Q D"], seen: Bool[Tensor, "R Q"] | None = None) -> Condition:

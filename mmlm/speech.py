@@ -18,6 +18,9 @@ from mmlm.sample import Item, Part
 
 _CUT = "the reply reached its length limit while it asked for an item ({name}), which was not made; raise the limit"
 _FULL = "the reply asked for more items than the {most} that it may hold; no more were made"
+_LONG = (
+    "{name}: steered by the last {most} of {read} states; what was said before them is not in it: ask in fewer words"
+)
 _EMPTY = "{name}: the reply asked for an item and wrote no prompt for it, so that none was made"
 
 
@@ -200,7 +203,11 @@ class Speech:
                 for row in {p.row for p in mine}:
                     notes[row].append(f"{name}: {e}")
                 continue
+            aligner = self.assembly.model.ways_out[name].aligner
             for place, item in zip(mine, items, strict=True):
+                read = len(prompts[place.row].ids) + place.asked.start + 1
+                if aligner is not None and 0 < aligner.most < read:
+                    notes[place.row].append(_LONG.format(name=name, most=aligner.most, read=read))
                 if place.prompt:
                     if item.caption:  # what the decoder has to say of it
                         notes[place.row].append(f"{name}: {item.caption}")

@@ -101,6 +101,16 @@ def test_the_condition_of_a_reply_is_the_one_it_is_trained_with(read: str, monke
         torch.testing.assert_close(seen[0].values[i : i + 1], trained.values, atol=1e-6, rtol=0)
 
 
+def test_states_that_steer_nothing_are_told() -> None:
+    each = {**DRAW, **READS["each of all"], "decoder": {"type": "pixel_diffusion", "length": 30}}
+    assembly = eager(assemble(system({"image": each})), after=3)
+    few, many = reply(assembly, [asked("a"), asked("draw a thing that is long " * 4)], Decoding(limit=12, items=1))
+    read = many.prompt_tokens + 4  # three ids, and the signal
+    assert few.prompt_tokens + 4 <= 30 < read
+    assert [n for n in few.notes if "steered" in n] == []
+    assert f"image: steered by the last 30 of {read} states; what was said before them" in " ".join(many.notes)
+
+
 def test_what_is_read_while_replying_token_by_token_is_what_one_forward_reads() -> None:
     """Learned queries stand in the cache of the reply as in the forward: the ids that follow them are the same."""
     assembly = eager(assemble(system({"image": {**DRAW, **READS["queries"]}})), after=2)

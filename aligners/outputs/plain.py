@@ -44,12 +44,12 @@ class Each(OutputAligner):
 
     def __init__(self, layers: InputAligner, width: int, length: int, condition: ConditionShape) -> None:
         super().__init__()
-        self.length, self.ends = condition.length, not length
+        self.length, self.most = condition.length, 0 if length else condition.length
         self.layers, self.pooled = layers, Pooled(width, condition)
 
     def forward(self, states: Float[Tensor, "R Q D"], seen: Bool[Tensor, "R Q"] | None = None) -> Condition:
         pooled = self.pooled(states, seen)
-        if not self.ends:
+        if not self.most:
             return Condition(self._vectors(states[:, : self.length]), pooled)
         rows, most, _ = states.shape
         ends = states.new_full((rows,), most, dtype=torch.long) if seen is None else seen.sum(1)
