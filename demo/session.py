@@ -145,7 +145,8 @@ async def _answer(
         async with aclosing(engine.astream(sample, decoding)) as replies:
             async for said in replies:
                 first = first or perf_counter()
-                if perf_counter() - shown > _PAUSE:
+                # Without a word it is still awaited: an item may be on its way.
+                if said.text and perf_counter() - shown > _PAUSE:
                     shown = perf_counter()
                     yield now(said)
         if said is not None and (said.items or said.notes):

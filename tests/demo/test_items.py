@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -42,11 +43,15 @@ def drawer() -> Assembly:
     return eager(assemble(system({"image": {**DRAW, **READS["at"]}}, inputs={"image": llava})), after=3)
 
 
-def said(engine: Engine, session: Session, limit: int = 12) -> Session:
-    async def last() -> Session:
-        return [now async for now in answers([engine], session, "", Decoding(limit, items=1))][-1]
+def growing(engine: Engine, session: Session, limit: int = 12) -> list[Session]:
+    async def every() -> list[Session]:
+        return [now async for now in answers([engine], session, "", Decoding(limit, items=1))]
 
-    return asyncio.run(last())
+    return asyncio.run(every())
+
+
+def said(engine: Engine, session: Session, limit: int = 12) -> Session:
+    return growing(engine, session, limit)[-1]
 
 
 def saying(monkeypatch: pytest.MonkeyPatch, *parts: str | Item, notes: tuple[str, ...] = ()) -> None:
@@ -77,6 +82,20 @@ def test_a_picture_that_is_drawn_is_a_file_of_the_session(drawer: Assembly, tmp_
     assert len(again.sides[0].talk) == 2 and again.sides[0].talk[1].said is not None, again.sides[0].talk[1].note
     again.end()
     assert not item.source.exists() and tmp_path.exists()
+
+
+def test_an_item_on_its_way_is_no_empty_answer(
+    assembly: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(assembly: Assembly, sample: Sample, decoding: Decoding) -> Iterator[Reply]:
+        yield Reply("", (65,), (-0.5,), "end", 3)
+        time.sleep(0.3)  # for so long it is drawn
+        yield Reply("", (65,), (-0.5,), "end", 3, (DOT,))
+
+    monkeypatch.setattr("mmlm.reply.stream", stream)
+    session = Session.of(1).below(tmp_path).ask(ask([], "draw"))
+    turns = [s.sides[0].talk[0].said for s in growing(Engine(assembly), session)]
+    assert turns[-1] is not None and all(turn is None or turn.items for turn in turns)
 
 
 def test_items_of_each_kind_are_kept_and_come_back(
