@@ -92,7 +92,9 @@ def test_a_sample_fits_and_costs(name: str) -> None:
     config, found = planned(name)
     for stage, said in zip(found.stages, config.stages, strict=True):
         # What reads the LLM's states sends no gradient through it.
-        through = any(part.split(".")[::2] not in (["outputs", "aligner"], ["outputs", "decoder"]) for part in said.train)
+        through = any(
+            part.split(".")[::2] not in (["outputs", "aligner"], ["outputs", "decoder"]) for part in said.train
+        )
         assert stage.text >= 32 and stage.forward > 0
         assert (stage.backward > 0) == (stage.memory.activations > 0) == through
     assert max(map(len, found.table().splitlines())) < 160
